@@ -1,0 +1,17 @@
+"""SMART-IQA workbook: models, datasets and a trainer for blind image quality assessment."""
+
+_FACE = {
+    "SmartIQA": "iqa_lib.models.smart_iqa",
+    "HyperIQA": "iqa_lib.models.smart_iqa",
+    "load_reference_checkpoint": "iqa_lib.models.checkpoints",
+}
+__all__ = list(_FACE)
+
+
+def __getattr__(name: str):
+    # torch and timm take seconds to import: only who asks for a model pays for them.
+    if name not in _FACE:
+        raise AttributeError(f"module 'iqa_lib' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_FACE[name]), name)

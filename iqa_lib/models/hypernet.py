@@ -1,0 +1,172 @@
+"""From stage features to a score: feature aggregation, attention, hyper-network and target network.
+
+SMART-IQA after HyperIQA (Su et al., CVPR 2020). Every operation between the backbone and the head that
+reads the full-size maps is a mean over a fixed grid of cells, so the head needs the pooled stages alone:
+that is what makes caching the features of a frozen backbone small.
+
+Shape suffixes: B batch, C channels, K and G cells along a side, V length of the target network's input,
+S stages (4), H, W height and width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOCAL_CELLS = (8, 4, 2, 1)  # cells along a side that stage 1–4 contribute to the local distortion vector
+GRID = 7  # cells along a side of the hyper-network's input
+VECTOR = 224  # numbers that enter the target network
+LAYERS = (112, 56, 28, 14)  # widths of the target network
+HYPER_CHANNELS = 112
+STAGE_VECTOR = 16  # numbers of the local distortion vector from each of the first three stages
+
+
+class PooledStages(NamedTuple):
+    """All that the head reads of an image: each stage's mean over its local cells and over the 7×7 grid."""
+
+    cells: list[Tensor]  # per stage (B, C, K, K), K of LOCAL_CELLS
+    grids: list[Tensor]  # per stage (B, C, 7, 7)
+
+    def pack(self) -> Tensor:
+        """One row of numbers per image, for a feature cache: (B, packed_size(channels))."""
+        return torch.cat([t.flatten(1) for t in (*self.cells, *self.grids)], dim=1)
+
+    @classmethod
+    def unpack(cls, packed_BN: Tensor, channels: list[int]) -> PooledStages:
+        shapes = [(c, k, k) for c, k in zip(channels, LOCAL_CELLS, strict=True)]
+        shapes += [(c, GRID, GRID) for c in channels]
+        parts = packed_BN.split([c * h * w for c, h, w in shapes], dim=1)
+        tensors = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return cls(tensors[: len(channels)], tensors[len(channels) :])
+
+
+def packed_size(channels: list[int]) -> int:
+    return sum(c * (k * k + GRID * GRID) for c, k in zip(channels, LOCAL_CELLS, strict=True))
+
+
+def pool_stages(maps: list[Tensor]) -> PooledStages:
+    """Pool four NCHW feature maps of any size; at 224×224 the cells are the reference's 7×7 windows."""
+    cells = [F.adaptive_avg_pool2d(m, k) for m, k in zip(maps, LOCAL_CELLS, strict=True)]
+    return PooledStages(cells, [F.adaptive_avg_pool2d(m, GRID) for m in maps])
+
+
+class LocalDistortion(nn.Module):
+    """The target network's input: 16 numbers from each of stages 1–3 and 176 from stage 4."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.reduce = nn.ModuleList(
+            nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels[:3], (16, 32, 64), strict=True)
+        )
+        self.project = nn.ModuleList(
+            nn.Linear(width * k * k, STAGE_VECTOR)
+            for width, k in zip((16, 32, 64), LOCAL_CELLS[:3], strict=True)
+        )
+        self.project.append(nn.Linear(channels[3], VECTOR - 3 * STAGE_VECTOR))
+
+    def forward(self, cells: list[Tensor]) -> Tensor:
+        reduced = [conv(c) for conv, c in zip(self.reduce, cells[:3], strict=True)] + [cells[3]]
+        return torch.cat([fc(r.flatten(1)) for fc, r in zip(self.project, reduced, strict=True)], dim=1)
+
+
+class StageAttention(nn.Module):
+    """One weight per stage, summing to 1, from stage 4's global average.
+
+    The paper writes a sigmoid; the reference code, whose numbers the paper reports, uses a softmax.
+    """
+
+    def __init__(self, channels: int, stages: int = 4):
+        super().__init__()
+        self.hidden = nn.Linear(channels, 256)
+        self.dropout = nn.Dropout(0.5)
+        self.weigh = nn.Linear(256, stages)
+        for layer in (self.hidden, self.weigh):
+            nn.init.normal_(layer.weight, 0, 0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, stage4_BC: Tensor) -> Tensor:
+        return self.weigh(self.dropout(F.relu(self.hidden(stage4_BC)))).softmax(dim=1)
+
+
+class HyperNetwork(nn.Module):
+    """Writes the weights of a small regression network for each image (HyperIQA, eq. 3)."""
+
+    def __init__(self, in_channels: int, hidden: tuple[int, int], dropout: float):
+        super().__init__()
+        widths = (in_channels, *hidden, HYPER_CHANNELS)
+        layers = [
+            layer
+            for before, after in zip(widths, widths[1:], strict=False)
+            for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
+        ]
+        self.content = nn.Sequential(*layers, nn.Dropout(dropout))
+        sizes = list(zip((VECTOR, *LAYERS), LAYERS, strict=False))
+        self.weights = nn.ModuleList(
+            nn.Conv2d(HYPER_CHANNELS, before * after // GRID**2, 3, padding=1) for before, after in sizes
+        )
+        self.biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, after) for _, after in sizes)
+        self.last_weight = nn.Linear(HYPER_CHANNELS, LAYERS[-1])
+        self.last_bias = nn.Linear(HYPER_CHANNELS, 1)
+        for generator in (*self.weights, *self.biases, self.last_weight, self.last_bias):
+            nn.init.kaiming_normal_(generator.weight)
+
+    def forward(self, grid_BCGG: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Per target layer: weight (B, out, in) and bias (B, out)."""
+        content = self.content(grid_BCGG)
+        mean = content.mean(dim=(2, 3))
+        layers = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            b = bias(mean)
+            layers.append((weight(content).reshape(len(b), b.shape[1], -1), b))
+        return [*layers, (self.last_weight(mean).unsqueeze(1), self.last_bias(mean))]
+
+
+def target_network(vector_BV: Tensor, layers: list[tuple[Tensor, Tensor]], dropout: nn.Module) -> Tensor:
+    """Run every image through its own generated network as one batched product: (B,) scores."""
+    x = vector_BV.unsqueeze(2)
+    for depth, (weight, bias) in enumerate(layers):
+        x = torch.baddbmm(bias.unsqueeze(2), weight, x)
+        if depth < len(layers) - 1:
+            x = torch.sigmoid(x)
+        if depth < len(layers) - 2:
+            x = dropout(x)
+    return x.flatten()
+
+
+class QualityHead(nn.Module):
+    """Everything after the backbone, shared by SMART-IQA and HyperIQA.
+
+    Args:
+        channels: of the four stages.
+        hidden: widths of the hyper-network's two inner 1×1 convolutions.
+        use_multiscale: feed it all stages (adaptive feature aggregation) instead of stage 4 alone.
+        use_attention: weigh the stages before they are joined; needs ``use_multiscale``.
+        dropout: in the hyper-network and the target network.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        hidden: tuple[int, int] = (512, 256),
+        use_multiscale: bool = True,
+        use_attention: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.use_multiscale = use_multiscale
+        self.local = LocalDistortion(channels)
+        self.attention = StageAttention(channels[3]) if use_attention and use_multiscale else None
+        self.hyper = HyperNetwork(sum(channels) if use_multiscale else channels[3], hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, stages: PooledStages) -> tuple[Tensor, Tensor | None]:
+        """Scores (B,) and, with attention on, the stage weights (B, 4)."""
+        alpha_BS, grids = None, stages.grids
+        if self.attention is not None:
+            alpha_BS = self.attention(stages.cells[3].flatten(1))
+            grids = [g * alpha_BS[:, s, None, None, None] for s, g in enumerate(grids)]
+        joined = torch.cat(grids, dim=1) if self.use_multiscale else grids[3]
+        return target_network(self.local(stages.cells), self.hyper(joined), self.dropout), alpha_BS

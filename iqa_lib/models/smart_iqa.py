@@ -1,0 +1,131 @@
+"""SMART-IQA and HyperIQA: a backbone, pooled stages, and the quality head.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from iqa_lib.models.backbones import Backbone
+from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
+
+
+class ModelSize(NamedTuple):
+    backbone: str
+    drop_path_rate: float
+    dropout: float
+
+
+# The reference code asks timm for bare names; these are the tags they meant (timm 1.0.31), so tiny is
+# pretrained on ImageNet-1k and the others on ImageNet-22k, whatever the paper says.
+MODEL_SIZES = {
+    "tiny": ModelSize("swin_tiny_patch4_window7_224.ms_in1k", 0.2, 0.3),
+    "small": ModelSize("swin_small_patch4_window7_224.ms_in22k_ft_in1k", 0.25, 0.35),
+    "base": ModelSize("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 0.3, 0.4),
+}
+
+
+class BlindIQA(nn.Module):
+    """A backbone and a quality head: normalised image in, one score out."""
+
+    def __init__(self, backbone: Backbone, head: QualityHead):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.last_attention_weights: Tensor | None = None
+
+    def stages(self, image_BCHW: Tensor) -> PooledStages:
+        """What the head reads of a batch; this is what a frozen backbone needs to compute only once."""
+        return pool_stages(self.backbone(image_BCHW))
+
+    def score_stages(self, stages: PooledStages) -> Tensor:
+        score_B, alpha = self.head(stages)
+        self.last_attention_weights = None if alpha is None else alpha.detach()
+        return score_B
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Scores (B,), on the scale of the training labels (0–100, higher is better).
+
+        Args:
+            image_BCHW: RGB normalised as the backbone expects (``model.backbone.normalize`` of uint8).
+        """
+        return self.score_stages(self.stages(image_BCHW))
+
+    @classmethod
+    def _from_pretrained(cls, **kwargs):
+        # The saved weights replace the backbone's: do not fetch ImageNet's first.
+        return super()._from_pretrained(**{**kwargs, "pretrained": False})
+
+
+class SmartIQA(BlindIQA, PyTorchModelHubMixin):
+    """SMART-IQA (Chen): Swin Transformer, adaptive feature aggregation, channel attention, hyper-network.
+
+    Args:
+        model_size: ``tiny``, ``small`` or ``base`` Swin with 224-pixel windows, as in the paper.
+        use_attention: weigh the stages by content (paper, "channel attention"); needs ``use_multiscale``.
+        use_multiscale: aggregate all four stages (AFA) instead of the last alone.
+        pretrained: True, False, or the path of a backbone weights file.
+        backbone: any timm backbone by name instead of ``model_size``'s.
+        image_size: side of the square crops in pixels.
+        drop_path_rate, dropout: None takes the paper's values for the size (tiny's for another backbone).
+
+    Raises:
+        ValueError: unknown ``model_size``.
+        WeightsError: the backbone is unknown or its weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        model_size: str = "base",
+        use_attention: bool = True,
+        use_multiscale: bool = True,
+        pretrained: bool | str | Path = True,
+        backbone: str | None = None,
+        image_size: int = 224,
+        drop_path_rate: float | None = None,
+        dropout: float | None = None,
+    ):
+        if model_size not in MODEL_SIZES:
+            raise ValueError(f"model_size must be one of {', '.join(MODEL_SIZES)}; got '{model_size}'.")
+        size = MODEL_SIZES["tiny" if backbone else model_size]
+        body = Backbone(
+            backbone or size.backbone,
+            pretrained,
+            image_size,
+            size.drop_path_rate if drop_path_rate is None else drop_path_rate,
+        )
+        head = QualityHead(
+            body.channels,
+            use_multiscale=use_multiscale,
+            use_attention=use_attention,
+            dropout=size.dropout if dropout is None else dropout,
+        )
+        super().__init__(body, head)
+
+
+class HyperIQA(BlindIQA, PyTorchModelHubMixin):
+    """HyperIQA (Su et al., CVPR 2020): the same head on stage 4 alone, without attention or dropout.
+
+    Args:
+        pretrained: True, False, or the path of a backbone weights file.
+        backbone: ResNet-50 as published, or any timm backbone by name.
+        image_size: side of the square crops in pixels.
+
+    Raises:
+        WeightsError: the backbone is unknown or its weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | Path = True,
+        backbone: str = "resnet50.tv_in1k",
+        image_size: int = 224,
+    ):
+        body = Backbone(backbone, pretrained, image_size)
+        head = QualityHead(body.channels, hidden=(1024, 512), use_multiscale=False, use_attention=False)
+        super().__init__(body, head)

@@ -1,0 +1,250 @@
+"""The networks are the reference's, to the parameter and to the score."""
+
+import ast
+import json
+import pickle
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from iqa_lib import HyperIQA, SmartIQA, load_reference_checkpoint
+from iqa_lib.errors import CheckpointError, WeightsError
+from iqa_lib.models.backbones import PACKAGED_WEIGHTS, Backbone
+from iqa_lib.models.hypernet import PooledStages, packed_size
+
+GOLDEN = Path(__file__).parent / "golden"
+VARIANTS = json.loads((GOLDEN / "golden.json").read_text())["results"]
+
+
+def reference_shapes(variant: str) -> dict[str, tuple[int, ...]]:
+    """The reference's state dict: published for the full tiny and base, from which the others follow."""
+    if variant == "hyperiqa":
+        return read_shapes("state_dict_hyperiqa.txt")
+    _, size, parts = variant.split("_")
+    shapes = read_shapes(f"state_dict_smart_{'base' if size == 'base' else 'tiny'}_full.txt")
+    if size == "small":  # tiny with 18 blocks in stage 3 instead of 6
+        block = "swin.backbone.layers_2.blocks."
+        first = {k.removeprefix(f"{block}0."): v for k, v in shapes.items() if k.startswith(f"{block}0.")}
+        shapes |= {f"{block}{i}.{k}": v for i in range(6, 18) for k, v in first.items()}
+    if parts != "full":
+        shapes = {k: v for k, v in shapes.items() if not k.startswith("multiscale_attention.")}
+    if parts == "backbone":
+        shapes["conv1.0.weight"] = (512, shapes["swin.lda4_fc.weight"][1], 1, 1)
+    return shapes
+
+
+def read_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    rows = (line.split("\t") for line in (GOLDEN / name).read_text().splitlines() if line)
+    return {key: ast.literal_eval(shape) for key, shape in rows}
+
+
+def golden_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
+    if key.endswith("running_var"):
+        n = 1 + 0.1 * np.abs(n)
+    elif len(shape) >= 2:
+        n = n / np.sqrt(np.prod(shape[1:]))
+    else:
+        n = (1 if key.endswith(".weight") else 0) + 0.1 * n
+    return torch.from_numpy(n.astype(np.float32))
+
+
+def golden_state(variant: str) -> dict[str, torch.Tensor]:
+    return {k: golden_tensor(k, s) for k, s in reference_shapes(variant).items()}
+
+
+@pytest.fixture(scope="module")
+def golden_input():
+    n = np.random.default_rng(zlib.crc32(b"input")).standard_normal((3, 3, 224, 224))
+    return torch.from_numpy(n.astype(np.float32))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_the_reference_network(variant, golden_input):
+    expected = VARIANTS[variant]
+    model = load_reference_checkpoint(golden_state(variant))
+    assert sum(p.numel() for p in model.parameters()) == expected["parameters"]
+    with torch.inference_mode():
+        stages = model.stages(golden_input)
+        score = model.score_stages(stages)
+        vector = model.head.local(stages.cells)
+    torch.testing.assert_close(score, torch.tensor(expected["score"]), rtol=1e-4, atol=1e-5)
+    wanted = torch.tensor(expected["target_in_vec_first8"])
+    torch.testing.assert_close(vector[:, :8], wanted, rtol=1e-4, atol=1e-5)
+    if "attention" in expected:
+        wanted = torch.tensor(expected["attention"])
+        torch.testing.assert_close(model.last_attention_weights, wanted, rtol=1e-4, atol=1e-6)
+    else:
+        assert model.last_attention_weights is None
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "model_hyper", "model_state_dict"])
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_reference_files_load_bare_or_wrapped(tmp_path, golden_input, wrapper, suffix):
+    state = golden_state("smart_tiny_full")
+    path = tmp_path / f"best_model{suffix}"
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, path)
+    model = load_reference_checkpoint(path)
+    with torch.inference_mode():
+        score = model(golden_input[:1])
+    torch.testing.assert_close(score[0].item(), VARIANTS["smart_tiny_full"]["score"][0], rtol=1e-4, atol=0)
+
+
+def test_a_checkpoint_that_is_damaged_or_unsafe_is_refused_in_words(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "canary",))
+
+    (tmp_path / "attack.pkl").write_bytes(pickle.dumps({"model": Attack()}))
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    for name in ("attack.pkl", "text.pth"):
+        with pytest.raises(CheckpointError, match=f"{name}.*cannot|{name}.*not a checkpoint"):
+            load_reference_checkpoint(tmp_path / name)
+    assert not (tmp_path / "canary").exists()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_reference_checkpoint(tmp_path / "absent.pkl")
+
+
+def test_missing_extra_and_misshapen_tensors_are_named():
+    state = golden_state("smart_tiny_afa")
+    del state["fc3b_fc.bias"]
+    state["stray"] = torch.zeros(1)
+    state["fc5b_fc.bias"] = torch.zeros(2)
+    with pytest.raises(CheckpointError) as error:
+        load_reference_checkpoint(state)
+    for part in (
+        "missing head.hyper.biases.2.bias",
+        "unknown stray",
+        "last_bias.bias is (2,), expected (1,)",
+    ):
+        assert part in str(error.value)
+    with pytest.raises(CheckpointError, match="no SMART-IQA or HyperIQA checkpoint"):
+        load_reference_checkpoint({"weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_face_users_know(batch):
+    model = SmartIQA(model_size="tiny", use_attention=True, use_multiscale=True, pretrained=False).eval()
+    with torch.inference_mode():
+        score = model(torch.randn(batch, 3, 224, 224))
+    assert score.shape == (batch,)
+    assert model.last_attention_weights.shape == (batch, 4)
+    torch.testing.assert_close(model.last_attention_weights.sum(1), torch.ones(batch))
+
+
+def test_attention_starts_uniform():
+    model = SmartIQA(backbone="swin_test", image_size=64, pretrained=False).eval()
+    with torch.inference_mode():
+        model(torch.randn(2, 3, 64, 64))
+    assert (model.last_attention_weights - 0.25).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("model_class", [SmartIQA, HyperIQA])
+def test_saving_and_loading_gives_the_same_scores(tmp_path, model_class):
+    model = model_class(backbone="swin_test", image_size=64, pretrained=False).eval()
+    model.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} >= {"model.safetensors", "config.json"}
+    image = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(model_class.from_pretrained(tmp_path)(image), model(image))
+
+
+def test_loading_a_saved_model_needs_no_pretrained_weights(tmp_path, monkeypatch):
+    SmartIQA(backbone="tf_efficientnet_lite0", pretrained=True).save_pretrained(tmp_path)
+    monkeypatch.setattr("iqa_lib.models.backbones._packaged_state_dict", pytest.fail)
+    SmartIQA.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("swin_test", 64),
+        ("resnet18", 96),
+        ("convnext_atto", 96),
+        ("swinv2_cr_tiny_224", 224),
+        ("regnetx_002", 64),
+    ],
+)
+def test_any_hierarchical_backbone_fits_under_the_head(name, size):
+    model = SmartIQA(backbone=name, image_size=size, pretrained=False).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(2, 3, size, size)).shape == (2,)
+
+
+def test_swin_test_is_the_small_one():
+    assert sum(p.numel() for p in Backbone("swin_test", False, 64).parameters()) == pytest.approx(
+        0.8e6, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("name", PACKAGED_WEIGHTS)
+def test_packaged_imagenet_weights_are_the_published_network(name):
+    """The image is a cat: the full timm model, given the same tensors, must say so."""
+    import timm
+    from skimage import data, transform
+
+    from iqa_lib.models.backbones import _packaged_state_dict
+
+    classifier = timm.create_model(name)
+    classifier.load_state_dict(_packaged_state_dict(name))
+    backbone = Backbone(name, pretrained=True).eval()
+    cat = transform.resize(data.chelsea()[:, 75:375], (224, 224), anti_aliasing=True, preserve_range=True)
+    image = backbone.normalize(torch.from_numpy(cat).float().permute(2, 0, 1)[None])
+    with torch.inference_mode():
+        tabby, tiger_cat, egyptian_cat = 281, 282, 285
+        assert classifier.eval()(image).argmax().item() in (tabby, tiger_cat, egyptian_cat)
+        features = classifier.forward_intermediates(image, intermediates_only=True)
+        torch.testing.assert_close(backbone(image)[-1], features[-1])
+
+
+def test_packed_stages_unpack_to_the_same_score():
+    model = SmartIQA(backbone="swin_test", image_size=64, pretrained=False).eval()
+    with torch.inference_mode():
+        stages = model.stages(torch.randn(2, 3, 64, 64))
+        packed = stages.pack()
+        assert packed.shape == (2, packed_size(model.backbone.channels))
+        again = PooledStages.unpack(packed, model.backbone.channels)
+        torch.testing.assert_close(model.score_stages(again), model.score_stages(stages))
+
+
+def test_weights_that_cannot_be_had_end_in_three_ways_out(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError) as error:
+        SmartIQA(backbone="resnet10t.c3_in1k", pretrained=True)
+    for part in (
+        "resnet10t.c3_in1k",
+        "(1)",
+        "HF_ENDPOINT",
+        "(2)",
+        "pretrained='path",
+        "(3)",
+        "tf_efficientnet_lite0",
+    ):
+        assert part in str(error.value)
+
+
+def test_weights_from_a_file_are_those_of_the_file(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    source = timm.create_model("resnet10t")
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    backbone = Backbone("resnet10t", pretrained=tmp_path / "w.safetensors")
+    assert torch.equal(backbone.net.state_dict()["layer4.0.conv1.weight"], source.layer4[0].conv1.weight)
+    with pytest.raises(WeightsError, match="does not exist"):
+        Backbone("resnet10t", pretrained=tmp_path / "absent.safetensors")
+    with pytest.raises(WeightsError, match="does not fit backbone 'resnet18'"):
+        Backbone("resnet18", pretrained=tmp_path / "w.safetensors")
+
+
+def test_unfit_and_unknown_backbones_are_refused_with_a_hint():
+    with pytest.raises(WeightsError, match="Did you mean.*resnet50"):
+        Backbone("resnet5o", pretrained=False)
+    with pytest.raises(WeightsError, match="strides"):
+        Backbone("vit_tiny_patch16_224", pretrained=False)
+    with pytest.raises(ValueError, match="tiny, small, base"):
+        SmartIQA(model_size="huge", pretrained=False)
