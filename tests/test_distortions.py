@@ -207,12 +207,12 @@ def test_wrong_image_is_refused_with_what_was_given_and_what_is_expected(image, 
 
 
 def test_unknown_name_is_refused_with_the_nearest_one(photograph):
-    with pytest.raises(ValueError, match="unknown distortion 'gausian blur'.*gaussian-blur"):
+    with pytest.raises(ValueError, match=r"unknown distortion 'gausian blur'.*gaussian-blur"):
         distort(photograph, "gausian blur", 1)
 
 
 def test_name_like_no_other_is_refused_with_the_whole_list(photograph):
-    with pytest.raises(ValueError, match="gaussian-blur.*contrast-change"):
+    with pytest.raises(ValueError, match=r"gaussian-blur.*contrast-change"):
         distort(photograph, "xyz", 1)
 
 

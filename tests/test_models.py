@@ -242,7 +242,7 @@ def test_weights_from_a_file_are_those_of_the_file(tmp_path):
 
 
 def test_unfit_and_unknown_backbones_are_refused_with_a_hint():
-    with pytest.raises(WeightsError, match="Did you mean.*resnet50"):
+    with pytest.raises(WeightsError, match=r"Did you mean.*resnet50"):
         Backbone("resnet5o", pretrained=False)
     with pytest.raises(WeightsError, match="strides"):
         Backbone("vit_tiny_patch16_224", pretrained=False)

@@ -63,7 +63,8 @@ class Backbone(nn.Module):
         if [info.reduction()[i] for i in self._levels] != list(STRIDES):
             raise WeightsError(
                 f"Backbone '{name}' has feature maps at strides {info.reduction()}; the quality head needs "
-                f"{list(STRIDES)}. Choose a hierarchical model such as swin_*, convnext_*, resnet* or efficientnet*."
+                f"{list(STRIDES)}. "
+                f"Choose a hierarchical model: swin_*, convnext_*, resnet*, efficientnet*."
             )
         self.channels: list[int] = [info.channels()[i] for i in self._levels]
         self._nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")

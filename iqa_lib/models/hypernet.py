@@ -10,6 +10,7 @@ S stages (4), H, W height and width.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -98,9 +99,7 @@ class HyperNetwork(nn.Module):
         super().__init__()
         widths = (in_channels, *hidden, HYPER_CHANNELS)
         layers = [
-            layer
-            for before, after in zip(widths, widths[1:], strict=False)
-            for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
+            layer for before, after in pairwise(widths) for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
         ]
         self.content = nn.Sequential(*layers, nn.Dropout(dropout))
         sizes = list(zip((VECTOR, *LAYERS), LAYERS, strict=False))

@@ -1,0 +1,105 @@
+"""Profiles: one flat YAML file says what a study runs on; unknown keys and impossible values are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from iqa_lib import paths
+from iqa_lib.errors import ProfileError
+
+
+class Profile(BaseModel):
+    """A study's settings; every field is a key of the YAML file and a papermill parameter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str = Field(description="name; results lie in runs/NAME and figures/NAME")
+    # data
+    dataset: str = Field(description="name in the catalog, or the path of a CSV with columns image,score")
+    score_range: tuple[float, float] = Field(
+        (0.0, 100.0), description="worst and best score in the labels of your own CSV"
+    )
+    resolution: int = Field(
+        384, ge=32, description="longest allowed short side in px; larger images are reduced"
+    )
+    crop_size: int = Field(224, ge=32, description="side of the square crops in px")
+    # model
+    method: Literal["smart_iqa", "hyper_iqa"] = "smart_iqa"
+    backbone: str = Field(description="a timm model, with its weights' tag")
+    pretrained: bool | str = Field(True, description="true, false, or the path of a weights file")
+    use_attention: bool = True
+    use_multiscale: bool = True
+    freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
+    # training
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    train_crops: int = Field(20, ge=1, description="random crops per training image and epoch")
+    learning_rate_backbone: float = Field(5e-7, gt=0)
+    learning_rate_head: float = Field(5e-6, gt=0)
+    final_learning_rate: float = Field(0.01, ge=0, le=1, description="cosine's floor as a share of the start")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps")
+    weight_decay: float = Field(2e-4, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    patience: int = Field(5, ge=1, description="epochs without a better validation SRCC before stopping")
+    loss: Literal["l1", "l2"] = "l1"
+    precision: Literal["float32", "bf16"] = "float32"
+    seed: int = Field(0, ge=0)
+    # statistics
+    bootstrap_samples: int = Field(1000, ge=100)
+
+    @property
+    def folder(self) -> Path:
+        return paths.RUNS / self.profile
+
+    @property
+    def figures(self) -> Path:
+        return paths.FIGURES / self.profile
+
+    @classmethod
+    def from_notebook(cls, variables: Mapping[str, Any]) -> Profile:
+        """The profile named by the notebook's ``profile``, with every other key that the notebook sets.
+
+        Pass ``globals()``: whatever the parameters cell or papermill defined and is not None counts.
+        """
+        given = {k: v for k, v in variables.items() if k in cls.model_fields and v is not None}
+        return load_profile(given.pop("profile"), **given)
+
+
+def load_profile(name: str, **overrides: Any) -> Profile:
+    """Read ``notebooks/profiles/NAME.yaml``, or the YAML file at a path, and lay ``overrides`` over it.
+
+    Raises:
+        ProfileError: no such profile, unknown key, or impossible value; the message names file and key.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
+        raise ProfileError(
+            f"No profile '{name}' ({path}). Known: {', '.join(known)}; or give a YAML file's path."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ProfileError(f"{path}: expected lines 'key: value', found {type(content).__name__}.")
+    try:
+        return Profile(**{**content, **overrides})
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}.") from error
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    key = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Profile.model_fields, n=1)
+        return f"unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "; remove it")
+    if fault["type"] == "missing":
+        return f"key '{key}' is missing"
+    return f"{key}: {fault['input']!r} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,84 @@
+"""The run store: what a run is, where it lies, whether it is complete.
+
+``runs/<profile>/store/<name>-<hash>/`` holds ``config.json``, ``epochs.jsonl``, ``predictions.parquet``, the
+model (``model.safetensors``), ``environment.json`` and, last of all, ``result.json``: without it the run is not
+complete. ``state.pt`` exists while it trains and makes resuming exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+
+from iqa_lib import paths
+from iqa_lib.outputs import remember_run
+from iqa_lib.profile import Profile
+
+# Keys that do not change what a run learns or predicts.
+NOT_PART_OF_A_RUN = {"profile", "bootstrap_samples"}
+
+
+class Run:
+    """One trained model with all that is known of it; ``folder`` holds the files."""
+
+    def __init__(self, settings: Profile, data_fingerprint: str):
+        self.settings = settings
+        self.config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
+        self.config["data_fingerprint"] = data_fingerprint
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
+        name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
+        self.folder = settings.folder / "store" / f"{name}-{digest}"
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+    @property
+    def result(self) -> dict:
+        return json.loads((self.folder / "result.json").read_text())
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        return pd.read_json(self.folder / "epochs.jsonl", lines=True)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """Per image of validation and test: labels, ``prediction`` and, with attention, ``alpha1``–``alpha4``."""
+        return pd.read_parquet(self.folder / "predictions.parquet")
+
+    def load_model(self):
+        from iqa_lib.models import smart_iqa
+
+        kind = {"smart_iqa": smart_iqa.SmartIQA, "hyper_iqa": smart_iqa.HyperIQA}[self.settings.method]
+        return kind.from_pretrained(self.folder).eval()
+
+    def remember(self) -> Run:
+        remember_run(str(self.folder))
+        return self
+
+
+def environment(device: str, seconds: float) -> dict:
+    """Commit, versions and machine: enough to trace a number to what made it."""
+    packages = ("torch", "timm", "accelerate", "numpy", "scipy", "pillow", "piq")
+    return {
+        "commit": _commit(),
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(paths.CHECKOUT)), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"

@@ -1,0 +1,246 @@
+"""Train one run, from its settings to its test result. Reads top to bottom.
+
+A run that dies goes on at the start of the epoch it died in: every random choice of an epoch comes from
+(seed, epoch), and all other state is in ``state.pt``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from iqa_lib import metrics, paths
+from iqa_lib.data.crops import ImageSet, load_images, random_crops
+from iqa_lib.errors import RunError
+from iqa_lib.evaluate import crop_features, predict, stages_from_cache, stages_of
+from iqa_lib.losses import LOSSES
+from iqa_lib.models.hypernet import PooledStages
+from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
+from iqa_lib.profile import Profile
+from iqa_lib.progress import Progress
+from iqa_lib.runs import Run, environment
+
+CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
+
+
+def train(settings: Profile, images: ImageSet | None = None) -> Run:
+    """The run of these settings: read from the store if complete, else trained, or trained to its end.
+
+    Raises:
+        DataError: the dataset is unusable or a split is empty.
+        WeightsError: the backbone's weights cannot be had.
+        RunError: the loss is no longer a number; the last good epoch stays on disk.
+    """
+    images = images or load_images(settings)
+    run = Run(settings, images.fingerprint)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(run.folder / ".lock"):
+        if not run.complete:
+            _train(run, settings, images)
+    return run.remember()
+
+
+def build_model(settings: Profile) -> BlindIQA:
+    common = {
+        "backbone": settings.backbone,
+        "pretrained": settings.pretrained,
+        "image_size": settings.crop_size,
+    }
+    if settings.method == "hyper_iqa":
+        return HyperIQA(**common)
+    return SmartIQA(use_attention=settings.use_attention, use_multiscale=settings.use_multiscale, **common)
+
+
+def _train(run: Run, settings: Profile, images: ImageSet) -> None:
+    started = time.monotonic()
+    accelerator = Accelerator()
+    set_seed(settings.seed)
+    torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
+    train_rows, val_rows, test_rows = (images.rows(split) for split in ("train", "val", "test"))
+    for split, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows)):
+        if len(rows) < 3:
+            raise RunError(
+                f"Dataset '{settings.dataset}' has {len(rows)} images in split '{split}'; at least 3 needed."
+            )
+
+    model = build_model(settings).to(memory_format=torch.channels_last)
+    # Start from the training set's mean score instead of zero.
+    torch.nn.init.constant_(model.head.hyper.last_bias.bias, float(images.scores(train_rows).mean()))
+    optimizer = _optimizer(model, settings)
+    batches = math.ceil(len(train_rows) * settings.train_crops / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_cosine(settings, batches))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    plain = accelerator.unwrap_model(model)
+    source = _FrozenBatches(settings, plain, images, train_rows) if settings.freeze_backbone else None
+
+    epochs: list[dict] = []
+    best = {"srcc": -math.inf, "epoch": 0}
+    state_file = run.folder / "state.pt"
+    if state_file.is_file():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        plain.load_state_dict(state["model"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        epochs, best = state["epochs"], state["best"]
+
+    loss_function = LOSSES[settings.loss]
+    for epoch in range(len(epochs) + 1, settings.epochs + 1):
+        if epoch - best["epoch"] > settings.patience and best["epoch"]:
+            break
+        set_seed(settings.seed * 1_000_003 + epoch)  # dropout and drop path of this epoch
+        rng = np.random.default_rng([settings.seed, epoch])
+        model.train()
+        if settings.freeze_backbone:
+            plain.backbone.eval()
+        if source is not None:
+            crops = source.crops
+        else:
+            crops = random_crops(images, train_rows, settings.train_crops, settings.crop_size, rng)
+        order = rng.permutation(len(crops))
+        losses = []
+        bar = Progress(
+            range(0, len(order), settings.batch_size), desc=f"train: epoch {epoch}/{settings.epochs}"
+        )
+        for start in bar:
+            chosen = order[start : start + settings.batch_size]
+            rows = np.array([crops[i][0] for i in chosen])
+            if source is not None:
+                stages = source.read(chosen)
+            else:
+                cut = images.crops([crops[i] for i in chosen], settings.crop_size)
+                stages = stages_of(settings, plain, cut)
+            label_B = torch.from_numpy(images.scores(rows)).to(accelerator.device)
+            loss = loss_function(plain.score_stages(stages).float(), label_B)
+            if not torch.isfinite(loss):
+                raise RunError(
+                    f"The loss is {loss.item()} in epoch {epoch}, batch {start // settings.batch_size + 1} (images "
+                    f"{', '.join(images.table['image'].iloc[rows[:3]])}, …; learning rates {schedule.get_last_lr()}). "
+                    f"Lower learning_rate_backbone and learning_rate_head; the last good epoch is in {run.folder}."
+                )
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            bar.show(loss=float(np.mean(losses[-20:])))
+
+        validated = predict(settings, plain, images, val_rows, "validation")
+        val_score = images.scores(val_rows)
+        row = {
+            "epoch": epoch,
+            "train_loss": float(np.mean(losses)),
+            "val_srcc": metrics.srcc(validated["prediction"], val_score),
+            "val_plcc": metrics.plcc(validated["prediction"], val_score),
+            "val_rmse": metrics.rmse(validated["prediction"], val_score),
+            "learning_rate_head": schedule.get_last_lr()[-1],
+        }
+        epochs.append(row)
+        # An undefined SRCC (constant predictions) is worse than any number, but some weights must be kept.
+        if epoch == 1 or row["val_srcc"] > best["srcc"]:
+            srcc = row["val_srcc"] if math.isfinite(row["val_srcc"]) else -math.inf
+            best = {"srcc": srcc, "epoch": epoch}
+            _save_model(plain, run.folder)
+        paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
+        trained = {k for k, p in plain.named_parameters() if p.requires_grad}
+        frozen = {k for k, _ in plain.named_parameters()} - trained
+        _save_state(
+            state_file,
+            model={k: v for k, v in plain.state_dict().items() if k not in frozen},
+            optimizer=optimizer.state_dict(),
+            schedule=schedule.state_dict(),
+            epochs=epochs,
+            best=best,
+        )
+
+    _finish(run, settings, images, best, len(epochs), str(accelerator.device), time.monotonic() - started)
+    state_file.unlink(missing_ok=True)
+
+
+class _FrozenBatches:
+    """Training batches from cached features: the same random crops of every image in each epoch."""
+
+    def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray):
+        rng = np.random.default_rng(CACHED_EPOCHS)
+        self.crops = random_crops(images, rows, settings.train_crops, settings.crop_size, rng)
+        self.features = crop_features(settings, model, images, self.crops, "training crops")
+        self.model = model
+
+    def read(self, chosen: np.ndarray) -> PooledStages:
+        return stages_from_cache(self.features[chosen], self.model)
+
+
+def _optimizer(model: BlindIQA, settings: Profile) -> torch.optim.Optimizer:
+    groups = [{"params": list(model.head.parameters()), "lr": settings.learning_rate_head}]
+    if settings.freeze_backbone:
+        model.backbone.requires_grad_(False)
+    else:
+        backbone = {"params": list(model.backbone.parameters()), "lr": settings.learning_rate_backbone}
+        groups.insert(0, backbone)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+
+
+def _warmup_then_cosine(settings: Profile, batches: int):
+    steps = settings.epochs * batches
+    warmup = max(1, round(settings.warmup * steps))
+    floor = settings.final_learning_rate
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+    return factor
+
+
+def _save_state(path: Path, **state) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    paths.write_atomically(path, content.getvalue())
+
+
+def _save_model(model: BlindIQA, folder: Path) -> None:
+    unfinished = folder / ".unfinished"
+    model.save_pretrained(unfinished)
+    for name in ("config.json", "model.safetensors"):
+        (unfinished / name).replace(folder / name)
+
+
+def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
+    """Score validation and test once with the best weights and write the results, ``result.json`` last."""
+    model = run.load_model().to(device)
+    parts = {}
+    for split in ("val", "test"):
+        rows = images.rows(split)
+        table = images.table.iloc[rows].drop(columns="path").reset_index(drop=True)
+        parts[split] = table.join(predict(settings, model, images, rows, split))
+    curve = metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"])
+    test = parts["test"]
+    numbers = metrics.report(test["prediction"], test["score"], curve, settings.bootstrap_samples)
+    content = io.BytesIO()
+    pd.concat(parts.values()).to_parquet(content, index=False)
+    paths.write_atomically(run.folder / "predictions.parquet", content.getvalue())
+    paths.write_atomically(run.folder / "run.json", json.dumps(run.config, indent=1))
+    paths.write_atomically(
+        run.folder / "environment.json", json.dumps(environment(device, seconds), indent=1)
+    )
+    result = {
+        "test": {name: interval._asdict() for name, interval in numbers.items()},
+        "test_images": len(test),
+        "best_epoch": best["epoch"],
+        "epochs": epochs_done,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "logistic": curve,
+    }
+    paths.write_atomically(run.folder / "result.json", json.dumps(result, indent=1))

@@ -1,0 +1,507 @@
+"""The batch runner: executes the notebooks of a profile, skips what is unchanged, writes one report."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import strip_color
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from iqa_lib import errors, paths
+from iqa_lib.errors import ProfileError, RunError
+from iqa_lib.profile import Profile, load_profile
+from iqa_lib.progress import BATCH_FILE
+
+QUIET_KERNEL = ["--IPKernelApp.log_level=40"]  # ipykernel warns about its TCP sockets at every start
+PACKAGES = ["torch", "timm", "numpy", "pandas", "papermill"]
+TABLE_ROWS = 30
+USER_MISTAKES = {
+    c.__name__ for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.WorkbookError)
+}
+
+
+@dataclass
+class Notebook:
+    """One notebook and what became of it in this call."""
+
+    source: Path
+    code: list[str]
+    needs: list[str]
+    folder: Path  # runs/<profile>
+    status: str = "waiting"  # then: running, done, skipped, failed, not run
+    remark: str = ""
+    seconds: float | None = None
+    headline: str = ""
+    error: dict[str, str] = field(default_factory=dict)  # where, name, message
+    cell: int = 0
+    cells: int = 0
+    started: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.source.stem
+
+    @property
+    def executed(self) -> Path:
+        return self.folder / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "results" / f"{self.name}.json"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state" / f"{self.name}.json"
+
+    @property
+    def told(self) -> str:
+        """The status in words, as the console and the report say it."""
+        return f"{self.status} ({self.remark})" if self.remark else self.status
+
+    @property
+    def fault(self) -> str:
+        return "{where}: {name}: {message}".format(**self.error) if self.error else ""
+
+
+class RunnerEngine(NBClientEngine):
+    """papermill's engine; tells ``on_cell(number, of)`` when a cell starts and ``on_cell()`` when it ends."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, on_cell: Callable[..., None], **options):
+        total = len(nb_man.nb.cells)
+        return super().execute_managed_notebook(
+            nb_man,
+            kernel_name,
+            on_cell_start=lambda cell, cell_index: on_cell(cell_index + 1, total),
+            on_cell_complete=lambda cell, cell_index: on_cell(),
+            **options,
+        )
+
+
+papermill_engines.register("iqa-runner", RunnerEngine)
+
+
+def run_workbook(
+    profile: str,
+    overrides: dict[str, Any] | None = None,
+    only: list[str] | None = None,
+    start: str | None = None,
+    force: bool = False,
+    notebooks: Path | None = None,
+    console: Console | None = None,
+) -> int:
+    """Run a profile's notebooks in name order; returns the exit code.
+
+    0: all well; 1: a notebook failed; 2: notebooks failed by a user's mistake alone; 130: interrupted.
+
+    Raises:
+        ProfileError: unknown profile, parameter or notebook.
+        RunError: the profile is being run already, or the notebooks' ``needs`` are wrong.
+    """
+    folder, overrides, console = notebooks or paths.NOTEBOOKS, dict(overrides or {}), console or Console()
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # unknown names are refused below, by us
+    if profile.endswith((".yaml", ".yml")):
+        profile = str(Path(profile).resolve())  # the kernels work in another folder
+    sources = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    chosen = _choose([s.stem for s in sources], only or [], start)
+    _refuse_unknown_parameters(overrides, [s for s in sources if s.stem in chosen])
+    for key in {"dataset", "pretrained"} & overrides.keys():
+        if isinstance(overrides[key], str) and Path(overrides[key]).is_file():
+            overrides[key] = str(Path(overrides[key]).resolve())
+    settings = load_profile(profile, **{k: v for k, v in overrides.items() if k in Profile.model_fields})
+    everything = [_read_notebook(source, settings) for source in sources]
+    _check_needs(everything)
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.folder / ".lock", blocking=False), _sigterm_as_interrupt():
+            parameters = {"profile": profile, **overrides}
+            return _run_all(everything, chosen, settings, parameters, force, console)
+    except Timeout:
+        raise RunError(f"another run of profile '{settings.profile}' is under way") from None
+    except KeyboardInterrupt:
+        _say(console, "Interrupted; run the same command again to go on.")
+        return 130
+
+
+def _run_all(everything, chosen, settings: Profile, parameters, force, console: Console) -> int:
+    library = _digest(*sorted(Path(__file__).parent.rglob("*.py")))
+    progress_file = settings.folder / "progress.json"
+    selected = [n for n in everything if n.name in chosen]
+    board = Board(selected, progress_file)
+    with Live(board, console=console) if console.is_terminal else contextlib.nullcontext():
+        for notebook in selected:
+            lacking = [m.name for m in selected if m.name in notebook.needs and m.error]
+            blocked = [m.name for m in selected if m.name in notebook.needs and m.status == "not run"]
+            if lacking or blocked:
+                notebook.status, notebook.remark = "not run", f"needs {', '.join(lacking + blocked)}"
+            else:
+                inputs = _inputs(notebook, everything, settings, parameters, library)
+                if not force and _is_unchanged(notebook, inputs, settings):
+                    _recall(notebook)
+                    notebook.status, notebook.remark = "skipped", "inputs unchanged"
+                else:
+                    if not console.is_terminal:
+                        _say(console, f"{notebook.name}: started")
+                    _execute(notebook, parameters, progress_file)
+                    _store_state(notebook, inputs, settings)
+            if not console.is_terminal:
+                took = f" in {notebook.seconds:.0f} s" if notebook.status in ("done", "failed") else ""
+                _say(console, f"{notebook.name}: {notebook.told}{took}")
+    for notebook in everything:
+        if notebook not in selected:
+            _recall(notebook)
+    report = _write_report(everything, settings)
+    _summarise(selected, report, console)
+    failures = [n.error["name"] for n in selected if n.error]
+    return 0 if not failures else 2 if USER_MISTAKES.issuperset(failures) else 1
+
+
+# ---- what to run -----------------------------------------------------------------------------------------
+
+
+def _choose(names: list[str], only: list[str], start: str | None) -> set[str]:
+    for name in [*only, *([start] if start else [])]:
+        if name not in names:
+            raise ProfileError(f"no notebook '{name}'{_nearest(name, names)}")
+    return {n for n in names if (not only or n in only) and (not start or n >= start)}
+
+
+def _refuse_unknown_parameters(overrides: dict[str, Any], sources: list[Path]) -> None:
+    if "profile" in overrides:
+        raise ProfileError("'profile' is not a parameter to override; name it with --profile")
+    if set(overrides) <= set(Profile.model_fields):
+        return
+    known = set(Profile.model_fields).union(*(papermill.inspect_notebook(s) for s in sources))
+    for name in overrides:
+        if name not in known:
+            raise ProfileError(f"unknown parameter '{name}'{_nearest(name, sorted(known))}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known)
+    return f", did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known)}"
+
+
+def _read_notebook(source: Path, settings: Profile) -> Notebook:
+    content = nbformat.read(source, as_version=4)
+    code = [f"{c.cell_type} {c.metadata.get('tags', [])} {c.source}" for c in content.cells]
+    return Notebook(source, code, list(content.metadata.get("iqa", {}).get("needs", [])), settings.folder)
+
+
+def _check_needs(notebooks: list[Notebook]) -> None:
+    before: set[str] = set()
+    for notebook in notebooks:
+        if missing := set(notebook.needs) - before:
+            raise RunError(
+                f"{notebook.name} needs {', '.join(sorted(missing))}, which no notebook before it is"
+            )
+        before.add(notebook.name)
+
+
+# ---- one notebook ----------------------------------------------------------------------------------------
+
+
+def _execute(notebook: Notebook, parameters: dict[str, Any], progress_file: Path) -> None:
+    """Run it; afterwards ``status`` is done or failed, the latter with an ``error``."""
+
+    def on_cell(number: int | None = None, of: int = 0) -> None:
+        progress_file.unlink(missing_ok=True)  # what an earlier cell told is no longer true
+        if number:
+            notebook.cell, notebook.cells = number, of
+
+    def fail(where: str, name: str, message: str) -> None:
+        notebook.error = {"where": where, "name": name, "message": strip_color(message)}
+
+    # What an earlier run left must not pass for this one's, even when we are killed on the way.
+    for stale in (notebook.state, notebook.result, notebook.executed, notebook.executed.with_suffix(".html")):
+        stale.unlink(missing_ok=True)
+    notebook.executed.parent.mkdir(parents=True, exist_ok=True)
+    notebook.status, notebook.started = "running", time.monotonic()
+    try:
+        with _environment(BATCH_FILE, str(progress_file)):
+            papermill.execute_notebook(
+                notebook.source,
+                notebook.executed,
+                parameters=parameters,
+                engine_name="iqa-runner",
+                kernel_name="python3",
+                cwd=notebook.source.parent,
+                progress_bar=False,
+                extra_arguments=QUIET_KERNEL,
+                on_cell=on_cell,
+            )
+    except papermill.PapermillExecutionError as error:
+        fail(f"cell {notebook.cell}/{notebook.cells} (In [{error.exec_count}])", error.ename, error.evalue)
+    except DeadKernelError:
+        fail(f"cell {notebook.cell}/{notebook.cells}", "DeadKernel", "the kernel died (out of memory?)")
+    except Exception as error:  # whatever else goes wrong, the other notebooks and the report go on
+        fail(f"cell {notebook.cell}/{notebook.cells}", type(error).__name__, str(error))
+    else:
+        # A notebook that left early, by SystemExit(0) say, is no error to papermill.
+        if not _read_json(notebook.result):
+            fail("end", "NoResult", f"the notebook ended without recording results/{notebook.result.name}")
+    progress_file.unlink(missing_ok=True)
+    notebook.seconds = time.monotonic() - notebook.started
+    notebook.status = "failed" if notebook.error else "done"
+    notebook.headline = "" if notebook.error else _read_json(notebook.result).get("headline", "")
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signal handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ---- skipping --------------------------------------------------------------------------------------------
+
+
+def _inputs(notebook: Notebook, everything, settings: Profile, parameters, library: str) -> dict[str, Any]:
+    """All that a notebook's outcome depends on, but the data: the notebook itself may build those."""
+    return {
+        "code": notebook.code,
+        "profile": settings.model_dump(),
+        "parameters": parameters,
+        "library": library,
+        "versions": _versions(),
+        # A need that ran anew has another time here, in this call or in one since.
+        "needs": {
+            n.name: _read_json(n.state).get("finished") for n in everything if n.name in notebook.needs
+        },
+    }
+
+
+def _fingerprint(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> str:
+    if settings.dataset.endswith(".csv"):
+        data = notebook.source.parent / settings.dataset
+        files = [data] if data.is_file() else []
+    else:
+        data = paths.DATA / settings.dataset
+        files = sorted(f for f in data.rglob("*") if f.is_file() and not f.name.startswith("."))
+    stats = [(str(f.relative_to(data)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    content = json.dumps([inputs, stats if data.exists() else "absent"], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _is_unchanged(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> bool:
+    state, outputs = _read_json(notebook.state), _outputs(notebook)
+    return (
+        bool(state.get("fingerprint"))
+        and notebook.result.is_file()
+        and notebook.executed.is_file()
+        and all(outputs.values())
+        and outputs == state["outputs"]
+        and _fingerprint(notebook, inputs, settings) == state["fingerprint"]
+    )
+
+
+def _outputs(notebook: Notebook) -> dict[str, str | bool]:
+    """Each file that the result names: figures and tables by content, runs by being there."""
+    found: dict[str, str | bool] = {}
+    for kind in ("figures", "tables", "runs"):
+        for entry in _read_json(notebook.result).get(kind, []):
+            file = paths.HOME / entry["file"]
+            found[entry["file"]] = file.is_file() and (kind == "runs" or _digest(file))
+    return found
+
+
+def _store_state(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> None:
+    state: dict[str, Any] = {"seconds": notebook.seconds, "error": notebook.error}
+    if not notebook.error:
+        state["fingerprint"] = _fingerprint(notebook, inputs, settings)
+        state["outputs"] = _outputs(notebook)
+        state["finished"] = datetime.now().astimezone().isoformat()
+    paths.write_atomically(notebook.state, json.dumps(state, indent=1))
+
+
+def _recall(notebook: Notebook) -> None:
+    """What an earlier call found, for a notebook that this one does not run."""
+    state = _read_json(notebook.state)
+    notebook.seconds, notebook.error = state.get("seconds"), state.get("error") or {}
+    if not state:
+        notebook.status = "not run"
+        return
+    notebook.status, notebook.remark = "failed" if notebook.error else "done", "earlier"
+    notebook.headline = "" if notebook.error else _read_json(notebook.result).get("headline", "")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _digest(*files: Path) -> str:
+    content = hashlib.sha256()
+    for file in files:
+        content.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return content.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+# ---- the console -----------------------------------------------------------------------------------------
+
+
+class Board:
+    """One line per notebook, drawn anew by rich several times a second."""
+
+    def __init__(self, notebooks: list[Notebook], progress_file: Path):
+        self.notebooks, self.progress_file = notebooks, progress_file
+
+    def __rich__(self) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        for n in self.notebooks:
+            if n.status != "running":
+                took = f"{_clock(n.seconds)}" if n.status in ("done", "failed") else ""
+                grid.add_row(n.name, "", Text(n.told, "red" if n.error else ""), Text(n.headline), took)
+                continue
+            told = _read_json(self.progress_file)
+            within = told.get("fraction", 0.0)
+            bar = ProgressBar(total=max(n.cells, 1), completed=max(n.cell - 1, 0) + within, width=24)
+            left = told.get("seconds_left")
+            clock = f"{_clock(left)} left" if left else f"{_clock(time.monotonic() - n.started)} elapsed"
+            grid.add_row(n.name, bar, f"cell {n.cell}/{n.cells}", Text(told.get("description", "")), clock)
+        return grid
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _summarise(notebooks: list[Notebook], report: Path, console: Console) -> None:
+    table = Table("notebook", "status", "seconds", "headline")
+    for n in notebooks:
+        took = "" if n.seconds is None else f"{n.seconds:.1f}"
+        table.add_row(n.name, Text(n.told, "red" if n.error else ""), took, Text(n.headline))
+    console.print(table)
+    for n in notebooks:
+        if n.error:
+            _say(console, f"{n.name} failed at {n.fault}")
+    _say(console, f"Report: {report}")
+
+
+# ---- the report ------------------------------------------------------------------------------------------
+
+
+def _write_report(notebooks: list[Notebook], settings: Profile) -> Path:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        settings=settings,
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        commit=_commit(),
+        versions=_versions(),
+        notebooks=[_report_section(n) for n in notebooks],
+    )
+    paths.write_atomically(settings.folder / "report.html", page)
+    return settings.folder / "report.html"
+
+
+def _report_section(notebook: Notebook) -> dict[str, Any]:
+    result = _read_json(notebook.result) if notebook.status in ("done", "skipped") else {}
+    page = _export_html(notebook)
+    return {
+        "notebook": notebook,
+        "html": page and f"notebooks/{page.name}",
+        "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
+        "numbers": {
+            k: f"{v:.4g}" if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
+        },
+        "tables": [{**t, **_table_html(paths.HOME / t["file"])} for t in result.get("tables", [])],
+        "figures": [{**f, "png": _base64(paths.HOME / f["file"])} for f in result.get("figures", [])],
+    }
+
+
+def _export_html(notebook: Notebook) -> Path | None:
+    from nbconvert import HTMLExporter
+
+    page = notebook.executed.with_suffix(".html")
+    if not notebook.executed.is_file():
+        return None
+    if not page.is_file() or page.stat().st_mtime < notebook.executed.stat().st_mtime:
+        try:
+            paths.write_atomically(page, HTMLExporter().from_filename(str(notebook.executed))[0])
+        except ValueError:  # a runner killed while saving leaves half a notebook
+            return None
+    return page
+
+
+def _table_html(file: Path) -> dict[str, Any]:
+    import pandas as pd
+    from markupsafe import Markup
+
+    if not file.is_file():
+        return {"html": None, "left_out": 0}
+    table = pd.read_csv(file)
+    html = table.head(TABLE_ROWS).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
+    return {"html": Markup(html), "left_out": max(len(table) - TABLE_ROWS, 0)}  # pandas escapes the cells
+
+
+def _base64(file: Path) -> str | None:
+    return base64.b64encode(file.read_bytes()).decode() if file.is_file() else None
+
+
+def _commit() -> str | None:
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,224 @@
+"""The batch runner on tiny notebooks: what it runs, skips, refuses and reports."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from iqa_lib import __main__, paths
+from iqa_lib.workbook import run_workbook
+
+# A stand-in for iqa_lib.outputs.record, which takes seconds to import: the runner reads the file alone.
+RECORD = """
+import json, os, pathlib
+def record(name, headline="fine", **more):
+    result = {"headline": headline, "numbers": {}, "figures": [], "tables": [], "runs": [], **more}
+    folder = pathlib.Path(os.environ["IQA_HOME"], "runs", "tiny", "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A home with the profile ``tiny`` and an empty folder for notebooks."""
+    monkeypatch.setenv("IQA_HOME", str(tmp_path))
+    for name in ("DATA", "RUNS", "FIGURES", "NOTEBOOKS"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setattr(paths, "HOME", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "tiny.yaml").write_text("profile: tiny\ndataset: none\nbackbone: none\n")
+    return Study(tmp_path)
+
+
+class Study:
+    def __init__(self, home: Path):
+        self.home, self.folder, self.profile = home, home / "runs" / "tiny", str(home / "tiny.yaml")
+
+    def write(self, name: str, *cells: str, needs: tuple[str, ...] = ()) -> None:
+        parameters = nbformat.v4.new_code_cell(
+            'profile = "tiny"\nmood = "calm"', metadata={"tags": ["parameters"]}
+        )
+        code = [nbformat.v4.new_code_cell(c) for c in (RECORD, *cells)]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook = nbformat.v4.new_notebook(
+            cells=[parameters, *code], metadata={"kernelspec": kernel, "iqa": {"needs": list(needs)}}
+        )
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{number}"
+        nbformat.write(notebook, self.home / "notebooks" / f"{name}.ipynb")
+
+    def run(self, overrides=None, **options) -> tuple[int, str]:
+        console = Console(record=True, file=open("/dev/null", "w"), width=200)  # noqa: SIM115
+        code = run_workbook(self.profile, overrides or {}, console=console, **options)
+        return code, console.export_text()
+
+    def report(self) -> str:
+        return (self.folder / "report.html").read_text()
+
+
+FIGURE = """
+file = pathlib.Path(os.environ["IQA_HOME"], "a.png")
+file.write_bytes(b"picture")
+figure = {"name": "a", "caption": "A & B", "file": str(file)}
+record("01_a", "SRCC 0.9 <script>", numbers={"srcc": 0.912345}, figures=[figure])
+"""
+
+
+def test_a_notebook_is_skipped_until_something_changes(study):
+    study.write("01_a", FIGURE)
+    code, told = study.run()
+    assert code == 0 and "01_a: done" in told
+    html = study.report()
+    assert "SRCC 0.9 &lt;script&gt;" in html and "<script" not in html
+    assert "0.9123" in html and "data:image/png;base64,cGljdHVyZQ==" in html and "A &amp; B" in html
+    assert 'href="notebooks/01_a.html"' in html and (study.folder / "notebooks/01_a.html").is_file()
+
+    code, told = study.run()
+    assert code == 0 and "01_a: skipped (inputs unchanged)" in told and "SRCC 0.9" in told
+    assert "0.9123" in study.report()
+
+    (study.home / "a.png").write_bytes(b"another")
+    assert "01_a: done" in study.run()[1]
+    (study.home / "a.png").unlink()
+    assert "01_a: done" in study.run()[1]
+    assert "01_a: done" in study.run({"mood": "wild"})[1]
+    assert "01_a: done" in study.run({"mood": "wild", "epochs": 3})[1]
+    study.write("01_a", FIGURE + "# edited")
+    assert "01_a: done" in study.run({"mood": "wild", "epochs": 3})[1]
+    assert "01_a: done" in study.run({"mood": "wild", "epochs": 3}, force=True)[1]
+    (study.home / "data/none").mkdir(parents=True)
+    (study.home / "data/none/x.png").write_bytes(b"x")
+    assert "01_a: done" in study.run({"mood": "wild", "epochs": 3})[1]
+    assert "01_a: skipped" in study.run({"mood": "wild", "epochs": 3})[1]
+
+
+def test_a_notebook_is_rerun_when_what_it_needs_was_rerun_in_an_earlier_call(study):
+    study.write("01_a", 'record("01_a")')
+    study.write("02_b", 'record("02_b")', needs=["01_a"])
+    assert study.run()[0] == 0
+    assert study.run(only=["01_a"], force=True)[0] == 0
+    told = study.run()[1]
+    assert "01_a: skipped" in told and "02_b: done" in told
+
+
+def test_failures_are_told_and_only_dependents_are_held_back(study):
+    study.write("01_fails", 'raise ValueError("<b>too few</b> images")', 'record("01_fails")')
+    study.write("02_needs", 'record("02_needs")', needs=["01_fails"])
+    study.write("03_needs_that", 'record("03_needs_that")', needs=["02_needs"])
+    study.write("04_free", 'record("04_free", "free and well")')
+    study.write("05_dies", "os._exit(1)")
+    study.write("06_silent", "1 + 1")
+    study.write("07_leaves", "raise SystemExit(0)", 'record("07_leaves")')
+    code, told = study.run()
+    assert code == 1
+    # the cell's number counts the parameters that papermill put in
+    assert "01_fails failed at cell 4/5 (In [4]): ValueError: <b>too few</b> images" in told
+    assert "02_needs: not run (needs 01_fails)" in told
+    assert "03_needs_that: not run (needs 02_needs)" in told
+    assert "04_free: done" in told
+    assert "05_dies failed at cell 4/4: DeadKernel: the kernel died (out of memory?)" in told
+    assert "06_silent failed at end: NoResult" in told
+    assert "07_leaves failed at end: NoResult" in told
+    html = study.report()
+    assert (
+        "&lt;b&gt;too few&lt;/b&gt; images" in html
+        and "cell 4/5 (In [4])" in html
+        and "free and well" in html
+    )
+
+    code, told = study.run(only=["04_free"])
+    assert code == 0 and "04_free: skipped" in told
+    assert "too few" in study.report() and "failed (earlier)" in study.report()
+    assert "06_silent: failed" in study.run(start="06_silent")[1]
+
+
+def test_a_failed_notebook_is_not_skipped_even_where_it_had_recorded(study):
+    study.write("01_a", 'record("01_a")')
+    assert study.run()[0] == 0
+    study.write("01_a", 'record("01_a")', "1 / 0")
+    assert study.run()[0] == 1
+    assert study.run()[0] == 1
+
+
+def test_a_users_mistake_in_a_notebook_exits_2(study):
+    study.write("01_a", 'from iqa_lib.errors import DataError\nraise DataError("no folder data/koniq10k")')
+    code, told = study.run()
+    assert code == 2 and "DataError: no folder data/koniq10k" in told
+
+
+def test_the_librarys_own_record_is_accepted(study):
+    study.write(
+        "01_a",
+        "from iqa_lib.outputs import record\nfrom iqa_lib.profile import Profile\n"
+        'settings = Profile.from_notebook(globals())\nrecord(settings, "01_a", f"{settings.epochs} epochs")',
+    )
+    code, told = study.run({"epochs": 7})
+    assert code == 0 and "7 epochs" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-p", "epoch=3"], "unknown parameter 'epoch', did you mean epochs"),
+        (["-p", "moo=3"], "unknown parameter 'moo', did you mean mood"),
+        (["-p", "epochs=0"], "epochs: 0 is not allowed"),
+        (["-p", "epochs"], "-p takes NAME=VALUE"),
+        (["-p", "profile=x"], "name it with --profile"),
+        (["--only", "01_b"], "no notebook '01_b', did you mean 01_a"),
+        (["--from", "01_b"], "no notebook '01_b', did you mean 01_a"),
+        (["--profile", "nowhere"], "No profile 'nowhere'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(study, capsys, arguments, said):
+    study.write("01_a", 'record("01_a")')
+    assert __main__.main(["run", "--profile", study.profile, *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
+
+
+def test_an_unknown_profile_key_is_told_in_one_line(study, capsys):
+    Path(study.profile).write_text("profile: tiny\ndataset: none\nbackbone: none\nbatchsize: 3\n")
+    assert __main__.main(["run", "--profile", study.profile]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "unknown key 'batchsize', did you mean 'batch_size'?" in said
+
+
+def test_two_runs_of_a_profile_at_once_are_refused(study, capsys):
+    study.folder.mkdir(parents=True)
+    with FileLock(study.folder / ".lock"):
+        assert __main__.main(["run", "--profile", study.profile]) == 2
+    assert capsys.readouterr().err == "error: another run of profile 'tiny' is under way\n"
+
+
+def test_an_interrupt_stops_the_kernel_and_says_how_to_go_on(study):
+    study.write(
+        "01_a",
+        'json.dump(os.getpid(), open(pathlib.Path(os.environ["IQA_HOME"], "pid"), "w"))',
+        "import time; time.sleep(60)",
+    )
+    code = (
+        "import sys, pathlib; from iqa_lib.workbook import run_workbook;"
+        "sys.exit(run_workbook(sys.argv[1], notebooks=pathlib.Path(sys.argv[2])))"
+    )
+    command = [sys.executable, "-c", code, study.profile, str(study.home / "notebooks")]
+    runner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not ((study.home / "pid").is_file() and (study.home / "pid").read_text()):
+        assert runner.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    runner.terminate()
+    said, _ = runner.communicate(timeout=30)
+    assert runner.returncode == 130
+    assert said.endswith("Interrupted; run the same command again to go on.\n")
+    kernel = json.loads((study.home / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    assert not (study.folder / "state/01_a.json").exists()
