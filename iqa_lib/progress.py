@@ -16,16 +16,12 @@ BATCH_FILE = "IQA_PROGRESS_FILE"  # set by the runner: where a batch notebook sa
 class Progress(tqdm):
     """tqdm that also tells the runner: ``description``, ``fraction`` (0–1) and ``seconds_left``."""
 
-    def __init__(self, iterable: Iterable | None = None, **options):
+    def __init__(self, iterable: Iterable, desc: str, total: int | None = None):
         self._file = os.environ.get(BATCH_FILE)
-        self._told = 0.0
-        super().__init__(iterable, disable=bool(self._file), **options)
-        self._steps, self._text, self._count = (
-            options.get("total") or len(iterable),
-            options.get("desc", ""),
-            0,
-        )
-        self._started = time.monotonic()
+        self._what = self._text = desc
+        self._steps = len(iterable) if total is None else total
+        self._count, self._told, self._started = 0, 0.0, time.monotonic()
+        super().__init__(iterable, desc=desc, total=total, disable=bool(self._file))
 
     def __iter__(self) -> Iterator:
         if not self._file:
@@ -33,23 +29,19 @@ class Progress(tqdm):
             return
         for item in self.iterable:
             yield item
-            self.update(1)
-
-    def update(self, n: float = 1):
-        self._count += n
-        self._tell()
-        return super().update(n)
+            self._count += 1
+            self._tell()
 
     def show(self, **values: float) -> None:
         """Numbers beside the bar, such as the loss."""
-        self._text = " ".join(
-            [str(self.desc or self._text).rstrip(": "), *(f"{k} {v:.3g}" for k, v in values.items())]
-        )
-        self.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
+        if self._file:
+            self._text = " ".join([self._what, *(f"{k} {v:.3g}" for k, v in values.items())])
+        else:
+            self.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
 
     def _tell(self) -> None:
         now = time.monotonic()
-        if not self._file or (now - self._told < 0.3 and self._count < self._steps):
+        if now - self._told < 0.3 and self._count < self._steps:
             return
         self._told = now
         left = (now - self._started) / self._count * (self._steps - self._count)

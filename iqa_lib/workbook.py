@@ -38,7 +38,8 @@ from iqa_lib.errors import ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
 
-QUIET_KERNEL = ["--IPKernelApp.log_level=40"]  # ipykernel warns about its TCP sockets at every start
+# ipykernel warns about its TCP sockets at every start, and calls its own shutdown an error now and then.
+QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
 PACKAGES = ["torch", "timm", "numpy", "pandas", "papermill"]
 TABLE_ROWS = 30
 USER_MISTAKES = {
@@ -145,6 +146,7 @@ def run_workbook(
     except Timeout:
         raise RunError(f"another run of profile '{settings.profile}' is under way") from None
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the cell cut off is no news
         _say(console, "Interrupted; run the same command again to go on.")
         return 130
 
@@ -409,7 +411,8 @@ class Board:
             bar = ProgressBar(total=max(n.cells, 1), completed=max(n.cell - 1, 0) + within, width=24)
             left = told.get("seconds_left")
             clock = f"{_clock(left)} left" if left else f"{_clock(time.monotonic() - n.started)} elapsed"
-            grid.add_row(n.name, bar, f"cell {n.cell}/{n.cells}", Text(told.get("description", "")), clock)
+            cell = f"cell {n.cell}/{n.cells}" if n.cells else "starting"
+            grid.add_row(n.name, bar, cell, Text(told.get("description", "")), clock)
         return grid
 
 

@@ -209,14 +209,14 @@ def test_an_interrupt_stops_the_kernel_and_says_how_to_go_on(study):
         "sys.exit(run_workbook(sys.argv[1], notebooks=pathlib.Path(sys.argv[2])))"
     )
     command = [sys.executable, "-c", code, study.profile, str(study.home / "notebooks")]
-    runner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    runner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not ((study.home / "pid").is_file() and (study.home / "pid").read_text()):
         assert runner.poll() is None
         time.sleep(0.1)
     time.sleep(0.5)
     runner.terminate()
-    said, _ = runner.communicate(timeout=30)
-    assert runner.returncode == 130
+    said, noise = runner.communicate(timeout=30)
+    assert runner.returncode == 130 and not noise
     assert said.endswith("Interrupted; run the same command again to go on.\n")
     kernel = json.loads((study.home / "pid").read_text())
     with pytest.raises(ProcessLookupError):
