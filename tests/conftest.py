@@ -1,0 +1,32 @@
+"""Every test works in a folder of its own; the embedded data and the decoded images are built once."""
+
+import os
+import shutil
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def built_data(tmp_path_factory):
+    from iqa_lib import paths
+    from iqa_lib.data import catalog
+
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "DATA", folder)
+        catalog.load_table("offline-wild-tiny")
+    return folder / "offline-wild-tiny"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, built_data):
+    """An empty workbook home with the tiny embedded dataset in place."""
+    from iqa_lib import paths
+
+    monkeypatch.setenv("IQA_HOME", str(tmp_path))
+    for name, folder in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
+        monkeypatch.setattr(paths, name, tmp_path / folder)
+    shutil.copytree(built_data, tmp_path / "data" / "offline-wild-tiny")
+    return tmp_path

@@ -1,0 +1,152 @@
+"""Training: repeatable to the bit, resumable from any moment, stored once, honest about failure."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from iqa_lib.data.crops import load_images
+from iqa_lib.errors import RunError
+from iqa_lib.profile import load_profile
+from iqa_lib.train import _warmup_then_cosine, build_model, train
+
+FROZEN = {"freeze_backbone": True}
+SCRIPT = (
+    "import sys; from iqa_lib.profile import load_profile; from iqa_lib.train import train; "
+    "print(train(load_profile('smoke', epochs=4)).folder)"
+)
+
+
+def train_elsewhere(folder, kill_when=None) -> int:
+    """Train in a process of its own, its home in ``folder``; kill it once ``kill_when`` holds."""
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, "IQA_HOME": str(folder)})
+    while kill_when and process.poll() is None:
+        if kill_when():
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    return process.wait()
+
+
+def stored_predictions(folder) -> pd.DataFrame:
+    (file,) = folder.glob("runs/smoke/store/*/predictions.parquet")
+    return pd.read_parquet(file)
+
+
+@pytest.mark.parametrize("options", [{}, FROZEN, {"method": "hyper_iqa"}, {"use_attention": False}], ids=str)
+def test_a_run_is_complete_and_can_be_read_back(home, options):
+    run = train(load_profile("smoke", **options))
+    files = {p.name for p in run.folder.iterdir()}
+    assert files >= {"result.json", "run.json", "epochs.jsonl", "predictions.parquet", "environment.json"}
+    assert "state.pt" not in files
+    assert len(run.epochs) == 2
+    assert set(run.predictions["split"]) == {"val", "test"}
+    attention = [c for c in run.predictions if c.startswith("alpha")]
+    with_attention = options in ({}, FROZEN)
+    assert attention == (["alpha1", "alpha2", "alpha3", "alpha4"] if with_attention else [])
+    if with_attention:
+        np.testing.assert_allclose(run.predictions[attention].sum(axis=1), 1, rtol=1e-5)
+    for interval in run.result["test"].values():
+        assert interval["low"] <= interval["value"] <= interval["high"]
+
+
+def test_the_same_settings_are_trained_once(home, monkeypatch):
+    first = train(load_profile("smoke"))
+    monkeypatch.setattr("iqa_lib.train._train", pytest.fail)
+    assert train(load_profile("smoke")).folder == first.folder
+
+
+def test_other_settings_or_other_data_are_another_run(home):
+    folder = train(load_profile("smoke", epochs=1)).folder
+    assert train(load_profile("smoke", epochs=1, seed=1)).folder != folder
+    labels = home / "data/offline-wild-tiny/labels.csv"
+    table = pd.read_csv(labels)
+    table.loc[0, "score"] -= 1
+    table.to_csv(labels, index=False)
+    assert train(load_profile("smoke", epochs=1)).folder != folder
+
+
+@pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])
+def test_training_learns_what_is_there_to_learn(home, options):
+    """On its own training images a network that works must fall well below its first epoch's loss."""
+    learning = {"epochs": 12, "learning_rate_backbone": 1e-3, "learning_rate_head": 1e-3, "patience": 12}
+    epochs = train(load_profile("smoke", **learning, **options)).epochs
+    assert epochs["train_loss"].min() < 0.9 * epochs["train_loss"].iloc[0]
+
+
+def test_a_frozen_backbone_does_not_move(home):
+    settings = load_profile("smoke", **FROZEN)
+    from accelerate.utils import set_seed
+
+    set_seed(settings.seed)
+    fresh = build_model(settings).backbone.state_dict()
+    trained = train(settings).load_model().backbone.state_dict()
+    assert all(torch.equal(fresh[k], trained[k]) for k in fresh)
+
+
+def test_cached_features_score_as_the_whole_network_does(home):
+    from iqa_lib.evaluate import predict
+
+    settings = load_profile("smoke", **FROZEN)
+    run, images = train(settings), load_images(settings)
+    whole = predict(load_profile("smoke"), run.load_model(), images, images.rows("test"))
+    stored = run.predictions.query("split == 'test'")["prediction"].to_numpy()
+    np.testing.assert_allclose(whole["prediction"], stored, atol=0.05)  # the cache is float16
+
+
+def test_twice_in_fresh_folders_gives_the_same_bits_and_so_does_a_killed_run(tmp_path, built_data):
+    import shutil
+
+    for name in "abc":
+        shutil.copytree(built_data, tmp_path / name / "data" / built_data.name)
+    a, b, c = (tmp_path / name for name in "abc")
+    assert train_elsewhere(a) == 0
+    assert train_elsewhere(b) == 0
+
+    def in_the_middle_of_the_second_epoch():
+        time.sleep(0.05)
+        return any(c.glob("runs/smoke/store/*/state.pt"))
+
+    assert train_elsewhere(c, kill_when=in_the_middle_of_the_second_epoch) == -signal.SIGKILL
+    assert not list(c.glob("runs/smoke/store/*/result.json"))
+    assert train_elsewhere(c) == 0
+    pd.testing.assert_frame_equal(stored_predictions(a), stored_predictions(b), check_exact=True)
+    pd.testing.assert_frame_equal(stored_predictions(a), stored_predictions(c), check_exact=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_epoch(home, monkeypatch):
+    calls = []
+
+    def poisoned(predicted, label):
+        calls.append(1)
+        loss = (predicted - label).abs().mean()
+        return loss * float("nan") if len(calls) == 7 else loss
+
+    monkeypatch.setitem(__import__("iqa_lib.losses").losses.LOSSES, "l1", poisoned)
+    with pytest.raises(RunError, match=r"loss is nan in epoch 2, batch 2 \(images .*learning rates"):
+        train(load_profile("smoke"))
+    (state,) = home.glob("runs/smoke/store/*/state.pt")
+    assert len(torch.load(state, weights_only=True)["epochs"]) == 1
+
+
+def test_the_learning_rate_warms_up_and_never_rises_again():
+    factor = _warmup_then_cosine(load_profile("smoke", epochs=10), 100)
+    rates = [factor(step) for step in range(1001)]
+    peak = int(np.argmax(rates))
+    assert 0 < peak < 100 and rates[peak] == pytest.approx(1)
+    assert (np.diff(rates[peak:]) <= 0).all()
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_a_split_without_images_is_refused(home):
+    labels = home / "data/offline-wild-tiny/labels.csv"
+    table = pd.read_csv(labels)
+    table[table["split"] != "val"].to_csv(labels, index=False)
+    with pytest.raises(RunError, match="has 0 images in split 'val'"):
+        train(load_profile("smoke"))
