@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -60,19 +61,24 @@ class Interval(NamedTuple):
 
 
 def bootstrap(statistic, *samples: np.ndarray, resamples: int = 1000, seed: int = 0) -> Interval:
-    """A statistic of paired samples with its 95 % percentile interval over resampled images."""
+    """A statistic of paired samples with its 95 % percentile interval over resampled images.
+
+    Where a resample leaves the statistic undefined (predictions nearly constant), so is the interval: nan.
+    """
     value = statistic(*samples)
     if not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"))
-    result = stats.bootstrap(
-        samples,
-        statistic,
-        paired=True,
-        vectorized=False,
-        method="percentile",
-        n_resamples=resamples,
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=False,
+            method="percentile",
+            n_resamples=resamples,
+            rng=np.random.default_rng(seed),
+        )
     return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 

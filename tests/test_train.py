@@ -52,8 +52,8 @@ def test_a_run_is_complete_and_can_be_read_back(home, options):
     assert attention == (["alpha1", "alpha2", "alpha3", "alpha4"] if with_attention else [])
     if with_attention:
         np.testing.assert_allclose(run.predictions[attention].sum(axis=1), 1, rtol=1e-5)
-    for interval in run.result["test"].values():
-        assert interval["low"] <= interval["value"] <= interval["high"]
+    srcc = run.result["test"]["SRCC"]
+    assert -1 <= srcc["low"] <= srcc["value"] <= srcc["high"] <= 1
 
 
 def test_the_same_settings_are_trained_once(home, monkeypatch):
@@ -74,9 +74,9 @@ def test_other_settings_or_other_data_are_another_run(home):
 
 @pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])
 def test_training_learns_what_is_there_to_learn(home, options):
-    """On its own training images a network that works must fall well below its first epoch's loss."""
-    learning = {"epochs": 12, "learning_rate_backbone": 1e-3, "learning_rate_head": 1e-3, "patience": 12}
-    epochs = train(load_profile("smoke", **learning, **options)).epochs
+    """A network that works fits its training images better and better."""
+    rates = {"learning_rate_backbone": 3e-3, "learning_rate_head": 3e-3}
+    epochs = train(load_profile("smoke", epochs=20, train_crops=4, patience=20, **rates, **options)).epochs
     assert epochs["train_loss"].min() < 0.9 * epochs["train_loss"].iloc[0]
 
 
