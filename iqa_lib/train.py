@@ -10,6 +10,7 @@ import io
 import json
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import filelock
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from iqa_lib import metrics, paths
 from iqa_lib.data.crops import ImageSet, load_images, random_crops
@@ -44,9 +45,13 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
     images = images or load_images(settings)
     run = Run(settings, images.fingerprint)
     run.folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run.folder / ".lock"):
+    accelerator = Accelerator()
+    # Of several processes of one training the first alone holds the lock and writes.
+    with filelock.FileLock(run.folder / ".lock") if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
         if not run.complete:
-            _train(run, settings, images)
+            _train(run, settings, images, accelerator)
+            accelerator.wait_for_everyone()
     return run.remember()
 
 
@@ -61,9 +66,8 @@ def build_model(settings: Profile) -> BlindIQA:
     return SmartIQA(use_attention=settings.use_attention, use_multiscale=settings.use_multiscale, **common)
 
 
-def _train(run: Run, settings: Profile, images: ImageSet) -> None:
+def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerator) -> None:
     started = time.monotonic()
-    accelerator = Accelerator()
     set_seed(settings.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     train_rows, val_rows, test_rows = (images.rows(split) for split in ("train", "val", "test"))
@@ -73,22 +77,20 @@ def _train(run: Run, settings: Profile, images: ImageSet) -> None:
                 f"Dataset '{settings.dataset}' has {len(rows)} images in split '{split}'; at least 3 needed."
             )
 
-    model = build_model(settings).to(memory_format=torch.channels_last)
+    model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
     # Start from the training set's mean score instead of zero.
     torch.nn.init.constant_(model.head.hyper.last_bias.bias, float(images.scores(train_rows).mean()))
     optimizer = _optimizer(model, settings)
     batches = math.ceil(len(train_rows) * settings.train_crops / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_cosine(settings, batches))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    plain = accelerator.unwrap_model(model)
-    source = _FrozenBatches(settings, plain, images, train_rows) if settings.freeze_backbone else None
+    source = _FrozenBatches(settings, model, images, train_rows) if settings.freeze_backbone else None
 
     epochs: list[dict] = []
     best = {"srcc": -math.inf, "epoch": 0}
     state_file = run.folder / "state.pt"
     if state_file.is_file():
         state = torch.load(state_file, map_location="cpu", weights_only=True)
-        plain.load_state_dict(state["model"], strict=False)
+        model.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         epochs, best = state["epochs"], state["best"]
@@ -97,11 +99,12 @@ def _train(run: Run, settings: Profile, images: ImageSet) -> None:
     for epoch in range(len(epochs) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.patience and best["epoch"]:
             break
-        set_seed(settings.seed * 1_000_003 + epoch)  # dropout and drop path of this epoch
+        # Dropout and drop path of this epoch, another in each process.
+        set_seed(settings.seed * 1_000_003 + epoch + 7_919 * accelerator.process_index)
         rng = np.random.default_rng([settings.seed, epoch])
         model.train()
         if settings.freeze_backbone:
-            plain.backbone.eval()
+            model.backbone.eval()
         if source is not None:
             crops = source.crops
         else:
@@ -112,15 +115,18 @@ def _train(run: Run, settings: Profile, images: ImageSet) -> None:
             range(0, len(order), settings.batch_size), desc=f"train: epoch {epoch}/{settings.epochs}"
         )
         for start in bar:
-            chosen = order[start : start + settings.batch_size]
+            batch = order[start : start + settings.batch_size]
+            chosen = _share(batch, accelerator)
             rows = np.array([crops[i][0] for i in chosen])
             if source is not None:
                 stages = source.read(chosen)
             else:
                 cut = images.crops([crops[i] for i in chosen], settings.crop_size)
-                stages = stages_of(settings, plain, cut)
+                stages = stages_of(settings, model, cut)
             label_B = torch.from_numpy(images.scores(rows)).to(accelerator.device)
-            loss = loss_function(plain.score_stages(stages).float(), label_B)
+            loss = loss_function(model.score_stages(stages).float(), label_B)
+            if 1 < accelerator.num_processes <= len(batch):  # shares may differ by one image
+                loss = loss * (len(chosen) * accelerator.num_processes / len(batch))
             if not torch.isfinite(loss):
                 raise RunError(
                     f"The loss is {loss.item()} in epoch {epoch}, batch {start // settings.batch_size + 1} (images "
@@ -129,13 +135,14 @@ def _train(run: Run, settings: Profile, images: ImageSet) -> None:
                 )
             optimizer.zero_grad()
             accelerator.backward(loss)
+            _average_gradients(model, accelerator)
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
+            losses.append(accelerator.reduce(loss.detach(), "mean").item())
             bar.show(loss=float(np.mean(losses[-20:])))
 
-        validated = predict(settings, plain, images, val_rows, "validation")
+        validated = predict(settings, model, images, val_rows, "validation")
         val_score = images.scores(val_rows)
         row = {
             "epoch": epoch,
@@ -145,26 +152,46 @@ def _train(run: Run, settings: Profile, images: ImageSet) -> None:
             "val_rmse": metrics.rmse(validated["prediction"], val_score),
             "learning_rate_head": schedule.get_last_lr()[-1],
         }
+        (row,) = broadcast_object_list([row])  # what the first process measured decides for all
         epochs.append(row)
         # An undefined SRCC (constant predictions) is worse than any number, but some weights must be kept.
         if epoch == 1 or row["val_srcc"] > best["srcc"]:
             srcc = row["val_srcc"] if math.isfinite(row["val_srcc"]) else -math.inf
             best = {"srcc": srcc, "epoch": epoch}
-            _save_model(plain, run.folder)
+            if accelerator.is_main_process:
+                _save_model(model, run.folder)
+        if not accelerator.is_main_process:
+            continue
         paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
-        trained = {k for k, p in plain.named_parameters() if p.requires_grad}
-        frozen = {k for k, _ in plain.named_parameters()} - trained
+        trained = {k for k, p in model.named_parameters() if p.requires_grad}
+        frozen = {k for k, _ in model.named_parameters()} - trained
         _save_state(
             state_file,
-            model={k: v for k, v in plain.state_dict().items() if k not in frozen},
+            model={k: v for k, v in model.state_dict().items() if k not in frozen},
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict(),
             epochs=epochs,
             best=best,
         )
 
+    if not accelerator.is_main_process:
+        return
     _finish(run, settings, images, best, len(epochs), str(accelerator.device), time.monotonic() - started)
     state_file.unlink(missing_ok=True)
+
+
+def _share(batch: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+    """This process's part of a batch; a batch smaller than the number of processes is worked by all."""
+    if len(batch) < accelerator.num_processes:
+        return batch
+    return batch[accelerator.process_index :: accelerator.num_processes]
+
+
+def _average_gradients(model: BlindIQA, accelerator: Accelerator) -> None:
+    if accelerator.num_processes > 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
 class _FrozenBatches:

@@ -1,6 +1,7 @@
 """Training: repeatable to the bit, resumable from any moment, stored once, honest about failure."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,8 +102,6 @@ def test_cached_features_score_as_the_whole_network_does(home):
 
 
 def test_twice_in_fresh_folders_gives_the_same_bits_and_so_does_a_killed_run(tmp_path, built_data):
-    import shutil
-
     for name in "abc":
         shutil.copytree(built_data, tmp_path / name / "data" / built_data.name)
     a, b, c = (tmp_path / name for name in "abc")
@@ -118,6 +117,32 @@ def test_twice_in_fresh_folders_gives_the_same_bits_and_so_does_a_killed_run(tmp
     assert train_elsewhere(c) == 0
     pd.testing.assert_frame_equal(stored_predictions(a), stored_predictions(b), check_exact=True)
     pd.testing.assert_frame_equal(stored_predictions(a), stored_predictions(c), check_exact=True)
+
+
+@pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])
+def test_two_processes_train_as_one_does(tmp_path, built_data, options):
+    """HyperIQA, because dropout draws differ between processes by design."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from iqa_lib.profile import load_profile; from iqa_lib.train import train\n"
+        f"train(load_profile('smoke', method='hyper_iqa', learning_rate_head=1e-4, **{options}))\n"
+    )
+    losses = []
+    for count in (1, 2):
+        home = tmp_path / str(count)
+        shutil.copytree(built_data, home / "data" / built_data.name)
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={count}"]
+        launch += [
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+            "--num_cpu_threads_per_process=1",
+        ]
+        launch.append(str(script))
+        subprocess.run(launch, env={**os.environ, "IQA_HOME": str(home)}, check=True, timeout=180)
+        (log,) = home.glob("runs/smoke/store/*/epochs.jsonl")
+        losses.append(pd.read_json(log, lines=True)["train_loss"].to_numpy())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_epoch(home, monkeypatch):
