@@ -1,14 +1,16 @@
 """The run store: what a run is, where it lies, whether it is complete.
 
-``runs/<profile>/store/<name>-<hash>/`` holds ``config.json``, ``epochs.jsonl``, ``predictions.parquet``, the
-model (``model.safetensors``), ``environment.json`` and, last of all, ``result.json``: without it the run is not
+``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``,
+``predictions.parquet``, the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, last of all, ``result.json``: without it the run is not
 complete. ``state.pt`` exists while it trains and makes resuming exact.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
@@ -56,7 +58,8 @@ class Run:
         from iqa_lib.models import smart_iqa
 
         kind = {"smart_iqa": smart_iqa.SmartIQA, "hyper_iqa": smart_iqa.HyperIQA}[self.settings.method]
-        return kind.from_pretrained(self.folder).eval()
+        with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it reads from
+            return kind.from_pretrained(self.folder).eval()
 
     def remember(self) -> Run:
         remember_run(str(self.folder))

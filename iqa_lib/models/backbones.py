@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from pathlib import Path
 
 import timm
@@ -91,12 +92,17 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
         options["img_size"] = image_size
     if pretrained is not False:
         options |= {"pretrained": True, "pretrained_cfg_overlay": _weights_source(name, pretrained)}
+    # timm warns of classifier tensors that a feature backbone has no place for: here that is meant.
+    level = logging.getLogger("timm").level
+    logging.getLogger("timm").setLevel(logging.ERROR)
     try:
         return timm.create_model(architecture, **options)
     except Exception as error:  # the hub's, the network's and timm's own errors share no base class
         if pretrained is False:
             raise WeightsError(f"timm cannot build a feature backbone from '{name}': {error}") from error
         raise WeightsError(_no_weights_message(name, pretrained, error)) from error
+    finally:
+        logging.getLogger("timm").setLevel(level)
 
 
 def _require_known(architecture: str) -> None:
