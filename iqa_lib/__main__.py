@@ -15,11 +15,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_data(commands)
     options = parser.parse_args(arguments)
     try:
         return options.act(options)
     except WorkbookError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
 
 
@@ -31,7 +32,12 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one"
     )
     run.add_argument("--force", action="store_true", help="run also what is unchanged")
-    run.add_argument(
+    _add_overrides(run)
+    run.set_defaults(act=_run)
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "-p",
         nargs="+",
         action="extend",
@@ -40,7 +46,6 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="override a key",
     )
-    run.set_defaults(act=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -63,6 +68,90 @@ def _read_overrides(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
     return overrides
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    data = commands.add_parser("data", help="list, check, prepare or download datasets")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for act, text in {
+        _list: "what is known, what is there, how to get the rest",
+        _check: "read all labels and open every image: one report of all faults (exit code 1 if there are any)",
+        _prepare: "decode to the profile's resolution, into data/cache; verify what is there already",
+        _download: "fetch and unpack, where there is a public address",
+    }.items():
+        action = actions.add_parser(act.__name__[1:], help=text, description=text)
+        if act != _list:
+            action.add_argument(
+                "name", metavar="NAME", help="a dataset of the list, or the path of your labels"
+            )
+        if act == _download:
+            action.add_argument("--accept-licence", action="store_true", help="agree without being asked")
+        action.add_argument(
+            "--profile", default="demo", help="whose data_folder, score_range and sizes count"
+        )
+        _add_overrides(action)
+        action.set_defaults(act=act)
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from iqa_lib.profile import load_profile
+
+    return load_profile(options.profile, **_read_overrides(options.overrides))
+
+
+def _list(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from rich.console import Console
+    from rich.table import Table
+
+    from iqa_lib.data.check import overview
+
+    known = overview(settings.data_folder)
+    table = Table(*(str(column) for column in known.columns))
+    for row in known.itertuples(index=False):
+        table.add_row(*row)
+    Console().print(table)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from iqa_lib.data.check import check
+
+    report = check(options.name, settings)
+    print(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}")
+    for number, fault in enumerate(report.faults, 1):
+        print(f"fault {number}: {fault}")
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"{len(report.faults) or 'no'} fault{'' if len(report.faults) == 1 else 's'}")
+    return int(bool(report.faults))
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from iqa_lib.data.crops import load_images
+
+    images = load_images(settings, options.name, options.name in settings.test_datasets, verify=True)
+    print(
+        f"{options.name}: {len(images):,} images decoded to {settings.resolution} px, verified "
+        f"(fingerprint {images.fingerprint})"
+    )
+    return 0
+
+
+def _download(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from iqa_lib.data.download import download
+
+    def accept(licence: str) -> bool:
+        print(licence)
+        if options.accept_licence:
+            return True
+        return sys.stdin.isatty() and input("Do you accept it? [y/N] ").strip().lower() in ("y", "yes")
+
+    print(f"{options.name} is in {download(options.name, accept, settings.data_folder)}")
+    return 0
 
 
 if __name__ == "__main__":

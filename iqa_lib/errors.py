@@ -27,3 +27,7 @@ class CheckpointError(WorkbookError):
 
 class RunError(WorkbookError):
     """A training run that could not go on."""
+
+
+class ExplainError(WorkbookError):
+    """A look inside that this model or image does not allow."""

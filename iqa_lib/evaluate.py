@@ -16,18 +16,40 @@ import torch
 from torch import Tensor
 
 from iqa_lib import paths
-from iqa_lib.data.crops import ImageSet, grid_crops
-from iqa_lib.models.hypernet import PooledStages, packed_size
+from iqa_lib.data.augment import jitter_colours
+from iqa_lib.data.crops import ImageSet, grid_crops, random_crops
+from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
 Crop = tuple[int, int, int, bool]
 EVALUATION_BATCH = 64
+PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
+
+
+def evaluation_crops(settings: Profile, images: ImageSet, rows: np.ndarray, draw: int = 0) -> list[Crop]:
+    """A fixed grid that covers each image; under the ``paper`` protocol 20 random crops, others in each draw."""
+    if settings.protocol == "honest":
+        return grid_crops(images, rows, settings.crop_size)
+    # A frozen backbone's features are cached: the same draw for all epochs.
+    return draw_crops(settings, images, rows, PAPER_TEST_CROPS, 0 if settings.freeze_backbone else draw)
+
+
+def draw_crops(
+    settings: Profile, images: ImageSet, rows: np.ndarray, per_image: int, draw: int
+) -> list[Crop]:
+    rng = np.random.default_rng([settings.seed, draw, per_image])
+    return random_crops(images, rows, per_image, settings.crop_size, rng, flip=False)
 
 
 def crop_features(
-    settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
+    settings: Profile,
+    model: BlindIQA,
+    images: ImageSet,
+    crops: list[Crop],
+    what: str,
+    colour_jitter: float = 0.0,
 ) -> np.memmap:
     """What the head reads of each crop, float16 (N, P), from the frozen backbone; computed once, then read.
 
@@ -40,6 +62,8 @@ def crop_features(
         settings.crop_size,
         settings.precision,
     )
+    if colour_jitter:
+        key += (colour_jitter,)
     if settings.pretrained is False:
         key += (settings.seed,)
     listing = np.array(crops, dtype=np.int64)
@@ -48,11 +72,11 @@ def crop_features(
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
         if not path.is_file():
-            _compute_features(settings, model, images, crops, path, what)
+            _compute_features(settings, model, images, crops, path, what, colour_jitter)
     return np.load(path, mmap_mode="r")
 
 
-def _compute_features(settings, model, images, crops, path, what) -> None:
+def _compute_features(settings, model, images, crops, path, what, colour_jitter) -> None:
     temporary = path.with_suffix(".unfinished.npy")
     shape = (len(crops), packed_size(model.backbone.channels))
     file = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
@@ -60,30 +84,50 @@ def _compute_features(settings, model, images, crops, path, what) -> None:
     starts = range(0, len(crops), EVALUATION_BATCH)
     for start in Progress(starts, desc=f"features: {what}"):
         chunk = crops[start : start + EVALUATION_BATCH]
+        cut = images.crops(chunk, settings.crop_size)
+        cut = jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))])
         with torch.inference_mode():
-            packed = stages_of(settings, model, images.crops(chunk, settings.crop_size)).pack()
+            packed = stages_of(settings, model, cut).pack()
         file[start : start + len(chunk)] = packed.float().cpu().numpy()
     file.flush()
     temporary.replace(path)
 
 
-def stages_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> PooledStages:
-    """Backbone and pooling for uint8 crops, in the profile's precision."""
+def mixed_precision(settings: Profile, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def maps_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> list[Tensor]:
+    """The backbone's four feature maps of uint8 crops, in the profile's precision."""
     device = model.backbone.mean.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with mixed_precision(settings, device):
         image = model.backbone.normalize(crops_BCHW.to(device))
-        return model.stages(image.contiguous(memory_format=torch.channels_last))
+        return model.backbone(image.contiguous(memory_format=torch.channels_last))
+
+
+def stages_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> PooledStages:
+    """What the head reads of uint8 crops: float32, whatever the backbone's precision."""
+    return pool_stages(maps_of(settings, model, crops_BCHW)).float()
 
 
 def predict(
-    settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray, what: str = "scoring"
+    settings: Profile,
+    model: BlindIQA,
+    images: ImageSet,
+    rows: np.ndarray,
+    what: str = "scoring",
+    crops: list[Crop] | None = None,
 ) -> pd.DataFrame:
-    """Predicted score (and stage weights ``alpha1``–``alpha4``) of each image: the mean over its grid of crops."""
-    crops = grid_crops(images, rows, settings.crop_size)
+    """Predicted score (and stage weights ``alpha1``–``alpha4``) of each image: the mean over its crops.
+
+    Args:
+        crops: of these rows; a fixed grid that covers each image where this is None.
+    """
+    crops = crops or grid_crops(images, rows, settings.crop_size)
     scores, alphas = [], []
     model.eval()
     with torch.inference_mode():
-        for stages in _stage_batches(settings, model, images, crops, what):
+        for stages in stage_batches(settings, model, images, crops, what):
             scores.append(model.score_stages(stages).float().cpu())
             if model.last_attention_weights is not None:
                 alphas.append(model.last_attention_weights.float().cpu())
@@ -94,7 +138,10 @@ def predict(
     return table.groupby("row").mean().loc[rows].reset_index(drop=True)
 
 
-def _stage_batches(settings, model, images, crops, what) -> Iterator[PooledStages]:
+def stage_batches(
+    settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
+) -> Iterator[PooledStages]:
+    """What the head reads of each batch of crops, in order; from the cache where the backbone is frozen."""
     features = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
     for start in range(0, len(crops), EVALUATION_BATCH):
         part = slice(start, start + EVALUATION_BATCH)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 
 from iqa_lib import metrics
 from iqa_lib.data.crops import ImageSet
+from iqa_lib.data.distortions import DISTORTIONS, distort
 
 COLOURS = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": COLOURS[0], "val": COLOURS[1], "test": COLOURS[2]}
@@ -112,3 +115,32 @@ def error_by_group(test: pd.DataFrame, group: str) -> Figure:
     axis.set(xlabel="prediction − score (points)", ylabel="")
     figure.tight_layout()
     return figure
+
+
+def distortion_gallery(photograph: np.ndarray) -> Figure:
+    """The 25 distortions of KADID-10k at their five levels: a row each, the parameter under its name.
+
+    ``photograph`` is uint8, H x W x 3; its middle part is shown, large enough to see noise and blocks.
+    """
+    figure = plt.figure(figsize=(13, 11.6))
+    table = list(DISTORTIONS.values())
+    for half, part in zip(figure.subfigures(1, 2, wspace=0.02), (table[:13], table[13:]), strict=True):
+        axes = half.subplots(13, 6, width_ratios=[1.3, 1, 1, 1, 1, 1])
+        half.subplots_adjust(left=0.01, right=0.995, bottom=0.005, top=0.965, wspace=0.03, hspace=0.22)
+        for axis in axes.flat:
+            axis.axis("off")
+        for row, distortion in zip(axes, part, strict=False):
+            name, parameter = (textwrap.fill(text, 20) for text in (distortion.name, distortion.parameter))
+            row[0].text(0, 0.55, name, fontsize=8.5, weight="bold")
+            row[0].text(0, 0.45, parameter, fontsize=7.5, va="top")
+            for level, (axis, strength) in enumerate(zip(row[1:], distortion.levels, strict=True), 1):
+                axis.imshow(_middle(distort(photograph, distortion.name, level)))
+                axis.set_title(f"{strength:g}", fontsize=7.5, pad=1.5)
+        for level, axis in enumerate(axes[0, 1:], 1):
+            axis.set_title(f"level {level}\n{part[0].levels[level - 1]:g}", fontsize=7.5, pad=1.5)
+    return figure
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    return image[height // 4 : height - height // 4, width // 4 : width - width // 4]

@@ -21,10 +21,13 @@ class Profile(BaseModel):
 
     profile: str = Field(description="name; results lie in runs/NAME and figures/NAME")
     # data
-    dataset: str = Field(description="name in the catalog, or the path of a CSV with columns image,score")
+    dataset: str = Field(description="name in the catalog, or the path of your own CSV or JSON labels")
+    test_datasets: list[str] = Field([], description="other datasets that 05_cross_dataset tests on")
+    data_folder: str | None = Field(None, description="where datasets lie; null: data/ of this workbook")
     score_range: tuple[float, float] = Field(
         (0.0, 100.0), description="worst and best score in the labels of your own CSV"
     )
+    split_seed: int = Field(0, ge=0, le=9, description="which of the ten splits, where none is official")
     resolution: int = Field(
         384, ge=32, description="longest allowed short side in px; larger images are reduced"
     )
@@ -35,6 +38,12 @@ class Profile(BaseModel):
     pretrained: bool | str = Field(True, description="true, false, or the path of a weights file")
     use_attention: bool = True
     use_multiscale: bool = True
+    use_hyper: bool = Field(True, description="false: one fixed regressor in place of the hyper-network's")
+    backbone_tiny: str | None = Field(None, description="the sizes of 03_model_sizes; null leaves one out")
+    backbone_small: str | None = None
+    backbone_base: str | None = Field(None, description="also the ablation's; null: the one above")
+    backbone_hyper_iqa: str = "resnet50.tv_in1k"
+    backbone_controls: list[str] = Field([], description="more backbones for 03_model_sizes, as controls")
     freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
     # training
     epochs: int = Field(10, ge=1)
@@ -47,10 +56,21 @@ class Profile(BaseModel):
     weight_decay: float = Field(2e-4, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     patience: int = Field(5, ge=1, description="epochs without a better validation SRCC before stopping")
-    loss: Literal["l1", "l2"] = "l1"
+    loss: Literal["l1", "l2", "plcc", "srcc", "pairwise_rank", "pairwise_fidelity"] = "l1"
+    ranking_weight: float = Field(0.0, ge=0, description="α of the margin ranking term beside the loss")
+    flip: bool = Field(True, description="flip half of the training crops")
+    random_crop: bool = Field(True, description="false: the centre of every training image")
+    colour_jitter: float = Field(
+        0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share"
+    )
+    protocol: Literal["honest", "paper"] = Field(
+        "honest", description="paper: its code's faults included, to reproduce its numbers"
+    )
     precision: Literal["float32", "bf16"] = "float32"
     seed: int = Field(0, ge=0)
+    seeds: list[int] = Field([0], min_length=1, description="seeds of every run of an experiment")
     # statistics
+    compare_methods: list[str] = Field([], description="metrics of pyiqa, scored on the same test images")
     bootstrap_samples: int = Field(1000, ge=100)
 
     @property

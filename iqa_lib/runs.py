@@ -22,8 +22,16 @@ from iqa_lib import paths
 from iqa_lib.outputs import remember_run
 from iqa_lib.profile import Profile
 
-# Keys that do not change what a run learns or predicts.
-NOT_PART_OF_A_RUN = {"profile", "bootstrap_samples"}
+# Keys that do not change what a run learns or predicts: of the study around it.
+NOT_PART_OF_A_RUN = {
+    "profile",
+    "data_folder",
+    "test_datasets",
+    "seeds",
+    "bootstrap_samples",
+    "compare_methods",
+    *(key for key in Profile.model_fields if key.startswith("backbone_")),
+}
 
 
 class Run:

@@ -2,10 +2,15 @@
 
 A run that dies goes on at the start of the epoch it died in: every random choice of an epoch comes from
 (seed, epoch), and all other state is in ``state.pt``.
+
+Under the ``honest`` protocol the validation split chooses the epoch. The test split's agreement is noted beside
+it in ``epochs.jsonl``, so that a study can show what choosing on the test set would have gained; nothing here
+reads it. Under ``paper`` the test split chooses, on random crops, as in the reference code.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -21,10 +26,18 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
 from iqa_lib import metrics, paths
+from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, load_images, random_crops
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import crop_features, predict, stages_from_cache, stages_of
-from iqa_lib.losses import LOSSES
+from iqa_lib.evaluate import (
+    crop_features,
+    evaluation_crops,
+    mixed_precision,
+    predict,
+    stages_from_cache,
+    stages_of,
+)
+from iqa_lib.losses import combined
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.profile import Profile
@@ -32,6 +45,8 @@ from iqa_lib.progress import Progress
 from iqa_lib.runs import Run, environment
 
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
+PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
+PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
 
 
 def train(settings: Profile, images: ImageSet | None = None) -> Run:
@@ -46,6 +61,11 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
     run = Run(settings, images.fingerprint)
     run.folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()
+    if accelerator.num_processes > 1 and (settings.loss not in PER_IMAGE_LOSSES or settings.ranking_weight):
+        raise RunError(
+            f"loss '{settings.loss}' with ranking_weight {settings.ranking_weight} compares the images of a whole "
+            f"batch and cannot be shared by {accelerator.num_processes} processes: start one, or use l1 or l2."
+        )
     # Of several processes of one training the first alone holds the lock and writes.
     with filelock.FileLock(run.folder / ".lock") if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
@@ -63,26 +83,30 @@ def build_model(settings: Profile) -> BlindIQA:
     }
     if settings.method == "hyper_iqa":
         return HyperIQA(**common)
-    return SmartIQA(use_attention=settings.use_attention, use_multiscale=settings.use_multiscale, **common)
+    parts = {key: getattr(settings, key) for key in ("use_attention", "use_multiscale", "use_hyper")}
+    return SmartIQA(**parts, **common)
 
 
 def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerator) -> None:
     started = time.monotonic()
     set_seed(settings.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
-    train_rows, val_rows, test_rows = (images.rows(split) for split in ("train", "val", "test"))
-    for split, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows)):
-        if len(rows) < 3:
+    chooser = "val" if settings.protocol == "honest" else "test"
+    rows_of = {split: images.rows(split) for split in ("train", "val", "test")}
+    for split in ("train", chooser, "test"):
+        if len(rows_of[split]) < 3:
             raise RunError(
-                f"Dataset '{settings.dataset}' has {len(rows)} images in split '{split}'; at least 3 needed."
+                f"Dataset '{settings.dataset}' has {len(rows_of[split])} images in split '{split}'; "
+                f"at least 3 needed."
             )
+    train_rows = rows_of["train"]
 
     model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
-    # Start from the training set's mean score instead of zero.
-    torch.nn.init.constant_(model.head.hyper.last_bias.bias, float(images.scores(train_rows).mean()))
+    if settings.protocol == "honest":
+        model.head.start_at(float(images.scores(train_rows).mean()))
     optimizer = _optimizer(model, settings)
     batches = math.ceil(len(train_rows) * settings.train_crops / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_then_cosine(settings, batches))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, optimizer, batches))
     source = _FrozenBatches(settings, model, images, train_rows) if settings.freeze_backbone else None
 
     epochs: list[dict] = []
@@ -95,7 +119,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         schedule.load_state_dict(state["schedule"])
         epochs, best = state["epochs"], state["best"]
 
-    loss_function = LOSSES[settings.loss]
+    loss_function = combined(settings.loss, settings.ranking_weight)
     for epoch in range(len(epochs) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.patience and best["epoch"]:
             break
@@ -105,10 +129,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         model.train()
         if settings.freeze_backbone:
             model.backbone.eval()
-        if source is not None:
-            crops = source.crops
-        else:
-            crops = random_crops(images, train_rows, settings.train_crops, settings.crop_size, rng)
+        crops = source.crops if source else training_crops(settings, images, train_rows, rng)
         order = rng.permutation(len(crops))
         losses = []
         bar = Progress(
@@ -122,9 +143,12 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
                 stages = source.read(chosen)
             else:
                 cut = images.crops([crops[i] for i in chosen], settings.crop_size)
+                cut = jitter_colours(cut, settings.colour_jitter, [(settings.seed, epoch, i) for i in chosen])
                 stages = stages_of(settings, model, cut)
             label_B = torch.from_numpy(images.scores(rows)).to(accelerator.device)
-            loss = loss_function(model.score_stages(stages).float(), label_B)
+            with mixed_precision(settings, accelerator.device):
+                predicted_B = model.score_stages(stages)
+            loss = loss_function(predicted_B.float(), label_B)
             if 1 < accelerator.num_processes <= len(batch):  # shares may differ by one image
                 loss = loss * (len(chosen) * accelerator.num_processes / len(batch))
             if not torch.isfinite(loss):
@@ -142,21 +166,21 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
             losses.append(accelerator.reduce(loss.detach(), "mean").item())
             bar.show(loss=float(np.mean(losses[-20:])))
 
-        validated = predict(settings, model, images, val_rows, "validation")
-        val_score = images.scores(val_rows)
-        row = {
-            "epoch": epoch,
-            "train_loss": float(np.mean(losses)),
-            "val_srcc": metrics.srcc(validated["prediction"], val_score),
-            "val_plcc": metrics.plcc(validated["prediction"], val_score),
-            "val_rmse": metrics.rmse(validated["prediction"], val_score),
-            "learning_rate_head": schedule.get_last_lr()[-1],
-        }
+        row = {"epoch": epoch, "train_loss": float(np.mean(losses))}
+        for split in dict.fromkeys((chooser, "test")):
+            crops = evaluation_crops(settings, images, rows_of[split], epoch)
+            predicted = predict(settings, model, images, rows_of[split], split, crops)["prediction"]
+            score = images.scores(rows_of[split])
+            row[f"{split}_srcc"] = metrics.srcc(predicted, score)
+            row[f"{split}_plcc"] = metrics.plcc(predicted, score)
+            row[f"{split}_rmse"] = metrics.rmse(predicted, score)
+        row["learning_rate_head"] = schedule.get_last_lr()[-1]
         (row,) = broadcast_object_list([row])  # what the first process measured decides for all
         epochs.append(row)
         # An undefined SRCC (constant predictions) is worse than any number, but some weights must be kept.
-        if epoch == 1 or row["val_srcc"] > best["srcc"]:
-            srcc = row["val_srcc"] if math.isfinite(row["val_srcc"]) else -math.inf
+        srcc = row[f"{chooser}_srcc"]
+        if epoch == 1 or srcc > best["srcc"]:
+            srcc = srcc if math.isfinite(srcc) else -math.inf
             best = {"srcc": srcc, "epoch": epoch}
             if accelerator.is_main_process:
                 _save_model(model, run.folder)
@@ -199,12 +223,20 @@ class _FrozenBatches:
 
     def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray):
         rng = np.random.default_rng(CACHED_EPOCHS)
-        self.crops = random_crops(images, rows, settings.train_crops, settings.crop_size, rng)
-        self.features = crop_features(settings, model, images, self.crops, "training crops")
+        self.crops = training_crops(settings, images, rows, rng)
+        self.features = crop_features(
+            settings, model, images, self.crops, "training crops", settings.colour_jitter
+        )
         self.model = model
 
     def read(self, chosen: np.ndarray) -> PooledStages:
         return stages_from_cache(self.features[chosen], self.model)
+
+
+def training_crops(settings: Profile, images: ImageSet, rows: np.ndarray, rng: np.random.Generator) -> list:
+    return random_crops(
+        images, rows, settings.train_crops, settings.crop_size, rng, settings.flip, settings.random_crop
+    )
 
 
 def _optimizer(model: BlindIQA, settings: Profile) -> torch.optim.Optimizer:
@@ -214,21 +246,28 @@ def _optimizer(model: BlindIQA, settings: Profile) -> torch.optim.Optimizer:
     else:
         backbone = {"params": list(model.backbone.parameters()), "lr": settings.learning_rate_backbone}
         groups.insert(0, backbone)
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
-def _warmup_then_cosine(settings: Profile, batches: int):
+def _schedule(settings: Profile, optimizer: torch.optim.Optimizer, batches: int) -> list:
+    """Per parameter group: the factor of its learning rate at a step. Warm-up, then cosine to a share of the start.
+
+    Under ``paper`` no warm-up, and every rate ends at 1e-6: the backbone's, which begins lower, rises.
+    """
     steps = settings.epochs * batches
-    warmup = max(1, round(settings.warmup * steps))
-    floor = settings.final_learning_rate
+    honest = settings.protocol == "honest"
+    warmup = max(1, round(settings.warmup * steps)) if honest else 0
 
-    def factor(step: int) -> float:
+    def factor(floor: float, step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         done = min(1.0, (step - warmup) / max(1, steps - warmup))
         return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
-    return factor
+    floors = [
+        settings.final_learning_rate if honest else PAPER_FLOOR / g["lr"] for g in optimizer.param_groups
+    ]
+    return [functools.partial(factor, floor) for floor in floors]
 
 
 def _save_state(path: Path, **state) -> None:
@@ -245,15 +284,18 @@ def _save_model(model: BlindIQA, folder: Path) -> None:
 
 
 def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
-    """Score validation and test once with the best weights and write the results, ``result.json`` last."""
+    """Score the held-out splits with the best weights and write the results, ``result.json`` last."""
     model = run.load_model().to(device)
     parts = {}
-    for split in ("val", "test"):
+    for split in ("val", "test") if settings.protocol == "honest" else ("test",):
         rows = images.rows(split)
+        crops = evaluation_crops(settings, images, rows, best["epoch"])
         table = images.table.iloc[rows].drop(columns="path").reset_index(drop=True)
-        parts[split] = table.join(predict(settings, model, images, rows, split))
-    curve = metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"])
+        parts[split] = table.join(predict(settings, model, images, rows, split, crops))
     test = parts["test"]
+    curve = (
+        metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
+    )
     numbers = metrics.report(test["prediction"], test["score"], curve, settings.bootstrap_samples)
     content = io.BytesIO()
     pd.concat(parts.values()).to_parquet(content, index=False)

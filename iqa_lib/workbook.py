@@ -34,7 +34,8 @@ from rich.table import Table
 from rich.text import Text
 
 from iqa_lib import errors, paths
-from iqa_lib.errors import ProfileError, RunError
+from iqa_lib.data import catalog
+from iqa_lib.errors import DataError, ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
 
@@ -136,6 +137,7 @@ def run_workbook(
         if isinstance(overrides[key], str) and Path(overrides[key]).is_file():
             overrides[key] = str(Path(overrides[key]).resolve())
     settings = load_profile(profile, **{k: v for k, v in overrides.items() if k in Profile.model_fields})
+    _require_data(settings)
     everything = [_read_notebook(source, settings) for source in sources]
     _check_needs(everything)
     settings.folder.mkdir(parents=True, exist_ok=True)
@@ -314,16 +316,38 @@ def _inputs(notebook: Notebook, everything, settings: Profile, parameters, libra
     }
 
 
-def _fingerprint(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> str:
-    if settings.dataset.endswith(".csv"):
-        data = notebook.source.parent / settings.dataset
-        files = [data] if data.is_file() else []
-    else:
-        data = paths.DATA / settings.dataset
-        files = sorted(f for f in data.rglob("*") if f.is_file() and not f.name.startswith("."))
-    stats = [(str(f.relative_to(data)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    content = json.dumps([inputs, stats if data.exists() else "absent"], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
+def _fingerprint(inputs: dict[str, Any], settings: Profile) -> str:
+    data = {name: _data_state(name, settings) for name in (settings.dataset, *settings.test_datasets)}
+    return hashlib.sha256(json.dumps([inputs, data], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _data_state(name: str, settings: Profile) -> list | str:
+    """Names, sizes and times of a dataset's files; of one's own labels, the label file's alone."""
+    try:
+        folder = catalog.locate(name, settings.data_folder) if name in catalog.CATALOG else None
+        folder = folder or catalog.find_own(name, settings.data_folder)
+    except DataError:
+        return "absent"
+    files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    return [
+        (str(f), stat.st_size, stat.st_mtime_ns)
+        for f in files
+        if f.is_file() and not f.name.startswith(".")
+        for stat in [f.stat()]
+    ]
+
+
+def _require_data(settings: Profile) -> None:
+    """Before anything runs: one page on what to put where, if the profile's dataset is not here."""
+
+    def absent(name: str) -> bool:
+        known = catalog.CATALOG.get(name)
+        return bool(known and not known.build and not catalog.locate(name, settings.data_folder))
+
+    if absent(settings.dataset):
+        missing = [n for n in (settings.dataset, *settings.test_datasets) if absent(n)]
+        pages = [catalog.how_to_get(name, settings.data_folder) for name in missing]
+        raise DataError("\n\n".join([f"Profile '{settings.profile}' needs data that is not here.", *pages]))
 
 
 def _is_unchanged(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> bool:
@@ -334,7 +358,7 @@ def _is_unchanged(notebook: Notebook, inputs: dict[str, Any], settings: Profile)
         and notebook.executed.is_file()
         and all(outputs.values())
         and outputs == state["outputs"]
-        and _fingerprint(notebook, inputs, settings) == state["fingerprint"]
+        and _fingerprint(inputs, settings) == state["fingerprint"]
     )
 
 
@@ -351,7 +375,7 @@ def _outputs(notebook: Notebook) -> dict[str, str | bool]:
 def _store_state(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> None:
     state: dict[str, Any] = {"seconds": notebook.seconds, "error": notebook.error}
     if not notebook.error:
-        state["fingerprint"] = _fingerprint(notebook, inputs, settings)
+        state["fingerprint"] = _fingerprint(inputs, settings)
         state["outputs"] = _outputs(notebook)
         state["finished"] = datetime.now().astimezone().isoformat()
     paths.write_atomically(notebook.state, json.dumps(state, indent=1))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,14 @@ def home(tmp_path, monkeypatch, built_data):
         monkeypatch.setattr(paths, name, tmp_path / folder)
     shutil.copytree(built_data, tmp_path / "data" / "offline-wild-tiny")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Published datasets (BIQ2021, LIVE In the Wild, label files) beside the checkout; they are never part of it."""
+    import iqa_lib
+
+    folder = Path(iqa_lib.__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the published datasets are not here: ../shared/data, beside the checkout, is absent")
+    return folder

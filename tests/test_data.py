@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from iqa_lib.data import offline
-from iqa_lib.data.catalog import load_table, read_csv, split_by_reference
+from iqa_lib.data.catalog import load_table, split_by_reference
 from iqa_lib.data.crops import decode, grid, load_images, random_crops
 from iqa_lib.errors import DataError
 from iqa_lib.profile import load_profile
@@ -31,7 +31,7 @@ def csv(tmp_path):
 
 
 def test_no_photograph_is_on_two_sides_and_every_split_has_every_range(built_data):
-    table = read_csv(built_data / "labels.csv")
+    table = load_table(str(built_data / "labels.csv"))
     assert (table.groupby("reference")["split"].nunique() == 1).all()
     assert set(table["split"]) == {"train", "val", "test"}
     assert table["score"].between(0, 100).all()
@@ -40,16 +40,16 @@ def test_no_photograph_is_on_two_sides_and_every_split_has_every_range(built_dat
 
 def test_the_same_seed_gives_the_same_bytes(built_data, tmp_path):
     again = tmp_path / "again"
-    offline.build_wild(again, distorted_per_view=3, views=1)
+    offline.build_wild(again, distorted_per_view=3, views=1, scenes=0)
     names = ["labels.csv", *(f"images/{p.name}" for p in (built_data / "images").iterdir())]
     _, differing, missing = filecmp.cmpfiles(built_data, again, names, shallow=False)
     assert not differing and not missing
 
 
-@pytest.mark.parametrize("kind", offline.FAULTS)
+@pytest.mark.parametrize("kind", offline.CAMERA_FAULTS)
 def test_a_stronger_fault_scores_lower(kind):
     view = offline.cut_view(offline.read_photograph("coffee"), np.random.default_rng(0))
-    images = [offline.FAULTS[kind](view, s, np.random.default_rng(1)) for s in (0.1, 0.5, 1.0)]
+    images = [offline.CAMERA_FAULTS[kind](view, s, np.random.default_rng(1)) for s in (0.1, 0.5, 1.0)]
     scores = offline.surrogate_scores(view, [view, *images])
     assert scores[0] > 99.9
     assert scores == sorted(scores, reverse=True)
@@ -106,7 +106,7 @@ def test_a_crop_is_exactly_that_part_of_the_decoded_image(home):
 
 def test_images_are_decoded_once(home, monkeypatch):
     first = load_images(load_profile("smoke"))
-    monkeypatch.setattr("iqa_lib.data.crops.decode", pytest.fail)
+    monkeypatch.setattr("PIL.Image.open", pytest.fail)
     again = load_images(load_profile("smoke"))
     assert again.fingerprint == first.fingerprint
     np.testing.assert_array_equal(again.image(9), first.image(9))
@@ -123,13 +123,14 @@ def test_random_crops_repeat_by_seed_and_stay_inside(home):
 
 
 def test_own_csv_is_mapped_from_its_range_and_split_by_reference(csv):
-    table = read_csv(csv("image,score,reference\na.png,1,x\nb.png,5,x\nc.png,3,y\n"), (1, 5))
+    path = csv("image,score,reference\na.png,1,x\nb.png,5,x\nc.png,3,y\n")
+    table = load_table(str(path), (1, 5))
     assert table["score"].tolist() == [0, 100, 50]
     assert table["split"][0] == table["split"][1]
 
 
 def test_a_dmos_range_turns_round(csv):
-    assert read_csv(csv("image,score\na.png,90\n"), (100, 0))["score"].tolist() == [10]
+    assert load_table(str(csv("image,score\na.png,90\n")), (100, 0))["score"].tolist() == [10]
 
 
 def test_splits_by_reference_are_disjoint_and_all_present():
@@ -142,10 +143,10 @@ def test_splits_by_reference_are_disjoint_and_all_present():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,mos\na.png,1\n", "labels.csv: no column 'score'; it has image, mos"),
+        ("image,quality\na.png,1\n", "labels.csv: no column 'score'; it has image, quality"),
         ("image,score\na.png,good\nb.png,2\n", "labels.csv, line 2: score 'good' is not a number"),
         ("image,score\na.png,1\nb.png,nan\n", "labels.csv, line 3: score 'nan' is not a number"),
-        ("image,score\na.png,1\nz.png,2\n", "labels.csv: 1 of 2 images are missing, the first is 'z.png'"),
+        ("image,score\na.png,1\nz.png,2\n", "1 of 2 images are missing: 'z.png' .named in labels.csv"),
         ("image,score\na.png,101\n", "line 2: score 101 is outside 0.0–100.0.*score_range"),
         ("image,score\n../../etc/passwd,1\n", "line 2: image '../../etc/passwd' leaves the folder"),
         ("image,score,split\na.png,1,dev\n", "line 2: split 'dev' is not one of train, val, test"),
@@ -154,14 +155,14 @@ def test_splits_by_reference_are_disjoint_and_all_present():
 )
 def test_a_fault_in_the_labels_names_file_and_line(csv, text, message):
     with pytest.raises(DataError, match=message) as error:
-        read_csv(csv(text))
+        load_table(str(csv(text)))
     assert "\n" not in str(error.value)
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_no_fault(csv, tmp_path):
     path = csv("")
     path.write_bytes(b"\xef\xbb\xbfimage,score\r\na.png,1\r\n")
-    assert read_csv(path)["score"].tolist() == [1]
+    assert load_table(str(path))["score"].tolist() == [1]
 
 
 def test_every_image_that_cannot_be_decoded_is_named_and_nothing_is_dropped(home, csv):
@@ -174,7 +175,9 @@ def test_every_image_that_cannot_be_decoded_is_named_and_nothing_is_dropped(home
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones(home):
-    with pytest.raises(DataError, match=r"Unknown dataset 'koniq'. Known: offline-wild"):
+    with pytest.raises(
+        DataError, match=r"Unknown dataset 'koniq', did you mean 'koniq10k'\? Known: koniq10k, spaq"
+    ):
         load_table("koniq")
     with pytest.raises(DataError, match=r"The label file 'absent.csv' does not exist"):
         load_table("absent.csv")

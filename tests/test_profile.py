@@ -31,7 +31,7 @@ def test_a_wrong_key_or_value_is_named(overrides, message):
 
 
 def test_an_absent_or_broken_file_is_named(tmp_path):
-    with pytest.raises(ProfileError, match=r"No profile 'dmeo'.*Known: demo"):
+    with pytest.raises(ProfileError, match=r"No profile 'dmeo'.*Known: .*demo"):
         load_profile("dmeo")
     broken = tmp_path / "broken.yaml"
     broken.write_text("profile: [")

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import load_images
 from iqa_lib.errors import RunError
 from iqa_lib.profile import load_profile
-from iqa_lib.train import _warmup_then_cosine, build_model, train
+from iqa_lib.train import _optimizer, _schedule, build_model, train, training_crops
 
 FROZEN = {"freeze_backbone": True}
 SCRIPT = (
@@ -160,18 +161,90 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_epoch(ho
     assert len(torch.load(state, weights_only=True)["epochs"]) == 1
 
 
+def rates_of(settings, steps):
+    optimizer = _optimizer(build_model(settings), settings)
+    factors = _schedule(settings, optimizer, steps // settings.epochs)
+    return [
+        np.array([group["lr"] * factor(step) for step in range(steps + 1)])
+        for group, factor in zip(optimizer.param_groups, factors, strict=True)
+    ]
+
+
 def test_the_learning_rate_warms_up_and_never_rises_again():
-    factor = _warmup_then_cosine(load_profile("smoke", epochs=10), 100)
-    rates = [factor(step) for step in range(1001)]
-    peak = int(np.argmax(rates))
-    assert 0 < peak < 100 and rates[peak] == pytest.approx(1)
-    assert (np.diff(rates[peak:]) <= 0).all()
-    assert rates[-1] == pytest.approx(0.01)
+    for rates in rates_of(load_profile("smoke", epochs=10), 1000):
+        peak = int(np.argmax(rates))
+        assert 0 < peak < 100
+        assert (np.diff(rates[peak:]) <= 0).all()
+        assert rates[-1] == pytest.approx(0.01 * rates[peak])
+
+
+def test_the_papers_schedule_raises_the_backbones_rate_to_its_floor():
+    """The reference's fault, kept under its own name: the cosine ends at 1e-6, above the backbone's 5e-7."""
+    rates = {"learning_rate_backbone": 5e-7, "learning_rate_head": 5e-6}
+    backbone, head = rates_of(load_profile("smoke", protocol="paper", epochs=10, **rates), 1000)
+    assert backbone[0] == pytest.approx(5e-7) and backbone[-1] == pytest.approx(1e-6)
+    assert head[0] == pytest.approx(5e-6) and head[-1] == pytest.approx(1e-6)
+
+
+def test_the_papers_protocol_chooses_on_the_test_set_and_validates_on_nothing(home):
+    images = load_images(load_profile("smoke"))
+    settings = load_profile("smoke", protocol="paper", epochs=3)
+    run = train(settings)
+    assert not any(c.startswith("val") for c in run.epochs)
+    assert run.result["best_epoch"] == run.epochs["test_srcc"].idxmax() + 1
+    assert set(run.predictions["split"]) == {"test"}
+    assert run.result["test"]["SRCC"]["value"] == pytest.approx(run.epochs["test_srcc"].max())
+    assert len(load_images(settings).rows("train")) == len(images.rows("train")) + len(images.rows("val"))
+
+
+def test_the_honest_protocol_notes_the_test_set_and_chooses_without_it(home):
+    epochs = train(load_profile("smoke", epochs=3)).epochs
+    run = train(load_profile("smoke", epochs=3))
+    assert run.result["best_epoch"] == epochs["val_srcc"].idxmax() + 1
+    assert run.result["test"]["SRCC"]["value"] == pytest.approx(
+        epochs["test_srcc"][run.result["best_epoch"] - 1], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])
+@pytest.mark.parametrize("change", [{"flip": False}, {"random_crop": False}, {"colour_jitter": 0.4}], ids=str)
+def test_every_augmentation_changes_what_is_learnt(home, change, frozen):
+    common = {"epochs": 1, "freeze_backbone": frozen, "resolution": 96}
+    plain = train(load_profile("smoke", **common))
+    assert (
+        train(load_profile("smoke", **common, **change)).epochs["train_loss"][0]
+        != plain.epochs["train_loss"][0]
+    )
+
+
+def test_without_random_crops_every_crop_is_the_centre(home):
+    settings = load_profile("smoke", random_crop=False, flip=False, resolution=96)
+    images = load_images(settings)
+    crops = training_crops(settings, images, images.rows("train")[:2], np.random.default_rng(0))
+    height, width = images.image(crops[0][0]).shape[:2]
+    assert set(crops[:2]) == {(crops[0][0], (height - 64) // 2, (width - 64) // 2, False)}
+
+
+def test_colour_jitter_acts_on_pixels_and_repeats_with_its_seed():
+    crops = torch.randint(
+        60, 190, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    changed = jitter_colours(crops.clone(), 0.3, [(0, 1), (0, 2)])
+    assert changed.dtype == torch.uint8 and not torch.equal(changed, crops)
+    assert torch.equal(changed, jitter_colours(crops.clone(), 0.3, [(0, 1), (0, 2)]))
+    assert not torch.equal(changed, jitter_colours(crops.clone(), 0.3, [(0, 1), (0, 3)]))
+    assert torch.equal(crops, jitter_colours(crops.clone(), 0.0, [(0, 1), (0, 2)]))
+
+
+@pytest.mark.parametrize("loss", ["l2", "plcc", "srcc", "pairwise_rank", "pairwise_fidelity"])
+def test_every_loss_trains(home, loss):
+    run = train(load_profile("smoke", loss=loss, ranking_weight=0.5, epochs=1, freeze_backbone=True))
+    assert np.isfinite(run.epochs["train_loss"]).all()
 
 
 def test_a_split_without_images_is_refused(home):
     labels = home / "data/offline-wild-tiny/labels.csv"
     table = pd.read_csv(labels)
-    table[table["split"] != "val"].to_csv(labels, index=False)
-    with pytest.raises(RunError, match="has 0 images in split 'val'"):
+    table[table["split"] != "test"].to_csv(labels, index=False)
+    with pytest.raises(RunError, match="has 0 images in split 'test'"):
         train(load_profile("smoke"))

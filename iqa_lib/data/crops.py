@@ -5,13 +5,25 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
+import re
 import shutil
+import sys
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -61,70 +73,295 @@ class ImageSet:
         return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2)
 
 
-def load_images(settings: Profile) -> ImageSet:
-    """The profile's dataset, decoded; from the cache in ``data/cache`` where it was decoded before.
+def load_images(
+    settings: Profile, dataset: str | None = None, test_only: bool = False, verify: bool = False
+) -> ImageSet:
+    """A dataset of the profile, decoded; from the cache in ``data/cache`` where it was decoded before.
 
     Aspect ratio is kept: a short side above ``resolution`` is reduced to it, one below ``crop_size``
     enlarged to that.
 
+    Args:
+        dataset: one of the profile's ``test_datasets``; its ``dataset`` where this is None.
+        test_only: the images to test on, none for training (`catalog.load_table`).
+        verify: read the whole cache and compare its SHA-256; without, only its length is compared.
+
     Raises:
-        DataError: as `catalog.load_table`, and for images that cannot be decoded, all of them named.
+        DataError: as `catalog.load_table`, when the disk is too small, and for images that cannot be decoded,
+            all of them named.
     """
-    table = catalog.load_table(settings.dataset, settings.score_range)
-    stat = [(p, s.st_size, s.st_mtime_ns) for p in table["path"] for s in [Path(p).stat()]]
-    key = hashlib.sha256(repr((stat, settings.resolution, settings.crop_size)).encode()).hexdigest()[:16]
-    folder = paths.DATA / "cache" / f"{catalog.describe(settings.dataset).title}-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            _decode_all(table, settings.resolution, settings.crop_size, folder)
-    index = json.loads((folder / "index.json").read_text())
-    pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r")
+    name = dataset or settings.dataset
+    table = catalog.load_table(
+        name,
+        settings.score_range,
+        settings.data_folder,
+        settings.split_seed,
+        validation=settings.protocol == "honest",
+        test_only=test_only,
+    )
+    folder = decode_to_cache(
+        table["path"].tolist(), catalog.describe(name, settings.data_folder).title, settings, verify
+    )
+    index = json.loads((folder / INDEX).read_text())
+    pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r")
     labels = table[["image", "score", "split"]].to_csv(index=False)
     fingerprint = hashlib.sha256((index["sha256"] + labels).encode()).hexdigest()[:16]
     return ImageSet(table, pixels, np.array(index["sizes"]), fingerprint)
 
 
-def _decode_all(table: pd.DataFrame, resolution: int, crop_size: int, folder: Path) -> None:
+# --- the cache: all images of a table, one after the other, in one file ---
+
+PIXELS, INDEX, JOURNAL = "pixels.u8", "index.json", "journal.csv"
+FORMAT = 2  # goes into the cache's name: raise it whenever `decode` gives other pixels than before
+PIXELS_IN_FLIGHT = 120_000_000  # decoded at the same time, at 4 to 9 bytes each: this bounds the memory
+
+
+def decode_to_cache(files: list[str], title: str, settings: Profile, verify: bool) -> Path:
+    """The folder with these images decoded at working size; decodes what is not there yet.
+
+    A run that was killed goes on where it stopped: ``journal.csv`` has a line (height, width, CRC-32) for every
+    image in ``pixels.u8``, and only what agrees with it is kept. ``index.json`` is written last.
+
+    Raises:
+        DataError: too little space; or images that cannot be decoded, all of them named.
+    """
+    stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
+    state = (FORMAT, stat, settings.resolution, settings.crop_size)
+    key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    folder = paths.DATA / "cache" / "-".join([*re.findall(r"[\w.]+", title), key])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if folder.is_dir() and (damage := _find_damage(folder, verify)):
+            print(f"The cache {folder} is damaged ({damage}); decoding its images again.", file=sys.stderr)
+            shutil.rmtree(folder)
+        if not folder.is_dir():
+            _decode_all(files, settings.resolution, settings.crop_size, folder)
+    return folder
+
+
+def _find_damage(folder: Path, verify: bool) -> str | None:
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        expected = sum(height * width * 3 for height, width in index["sizes"])
+        found = (folder / PIXELS).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{INDEX} or {PIXELS} is unreadable: {error}"
+    if found != expected:
+        return f"{PIXELS} has {found:,} bytes instead of {expected:,}"
+    if verify and sha256_of(folder / PIXELS, "verifying the cache") != index["sha256"]:
+        return f"{PIXELS} does not agree with its SHA-256"
+    return None
+
+
+def sha256_of(path: Path, what: str, block: int = 1 << 24) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks under a bar called ``what``."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for _ in Progress(range(math.ceil(path.stat().st_size / block)), desc=what):
+            digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def _decode_all(files: list[str], resolution: int, crop_size: int, folder: Path) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    digest, sizes, faults = hashlib.sha256(), [], []
-    with open(unfinished / "pixels.u8", "wb") as file:
-        for path in Progress(table["path"].tolist(), desc="decoding images"):
-            try:
-                image = decode(path, resolution, crop_size)
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            sizes.append(image.shape[:2])
-            digest.update(image.tobytes())
-            file.write(image.tobytes())
+    unfinished.mkdir(exist_ok=True)
+    sizes, digest = _resume(unfinished)
+    done, faults = len(sizes), []
+    sources = read_sizes(files[done:])
+    results = [working_size(*size, resolution, crop_size) for size in sources]
+    what = f"Decoding {len(sources)} images to {resolution} px"
+    require_space(folder.parent, sum(height * width * 3 for height, width in results), what)
+    costs = [max(h * w, height * width) for (h, w), (height, width) in zip(sources, results, strict=True)]
+    decoded = in_order(partial(_try_decode, resolution, crop_size), files[done:], costs)
+    bar = f"decoding images ({done} were)" if done else "decoding images"
+    with (
+        open(unfinished / PIXELS, "ab") as pixels,
+        open(unfinished / JOURNAL, "ab") as journal,
+        quiet_pillow(),
+    ):
+        for image in Progress(decoded, desc=bar, total=len(sources)):
+            if isinstance(image, DataError):
+                faults.append(str(image))
+            elif not faults:  # once one is broken, the others are only tried
+                sizes.append(image.shape[:2])
+                digest.update(image)
+                pixels.write(image)
+                pixels.flush()
+                journal.write(b"%d,%d,%d\n" % (*image.shape[:2], zlib.crc32(image)))
+                journal.flush()
+        os.fsync(pixels.fileno())
     if faults:
-        raise DataError(f"{len(faults)} images cannot be used: {' | '.join(faults[:10])}")
-    paths.write_atomically(
-        unfinished / "index.json", json.dumps({"sha256": digest.hexdigest(), "sizes": sizes})
-    )
+        shutil.rmtree(unfinished)
+        raise DataError(f"{len(faults)} images cannot be used: {' | '.join(faults)}")
+    paths.write_atomically(unfinished / INDEX, json.dumps({"sha256": digest.hexdigest(), "sizes": sizes}))
     unfinished.rename(folder)
+    (folder / JOURNAL).unlink()
+
+
+def read_sizes(files: list[str]) -> list[tuple[int, int]]:
+    """(height, width) in the files' headers; (0, 0) where `decode` will refuse."""
+
+    def read_header(path: str) -> tuple[int, int]:
+        try:
+            with Image.open(path) as file:
+                _refuse_strip(*file.size)
+                return file.height, file.width
+        except Exception:  # told by `decode`
+            return 0, 0
+
+    with quiet_pillow(), ThreadPoolExecutor(joblib.cpu_count()) as pool:
+        return list(Progress(pool.map(read_header, files), desc="measuring images", total=len(files)))
+
+
+def _resume(unfinished: Path) -> tuple[list[tuple[int, int]], Any]:
+    """Sizes and running SHA-256 of the images that an earlier run left whole; cuts off what is not."""
+    sizes, digest, lines, end = [], hashlib.sha256(), 0, 0
+    with open(unfinished / JOURNAL, "a+b") as journal, open(unfinished / PIXELS, "a+b") as pixels:
+        journal.seek(0)
+        pixels.seek(0)
+        for line in journal:
+            fields = re.fullmatch(rb"(\d+),(\d+),(\d+)\n", line)
+            height, width, crc = map(int, fields.groups()) if fields else (0, 0, 0)
+            image = pixels.read(height * width * 3)
+            if not image or len(image) < height * width * 3 or zlib.crc32(image) != crc:
+                break
+            sizes.append((height, width))
+            digest.update(image)
+            lines, end = lines + len(line), end + len(image)
+        journal.truncate(lines)
+        pixels.truncate(end)
+    return sizes, digest
+
+
+def _try_decode(resolution: int, crop_size: int, path: str) -> np.ndarray | DataError:
+    try:
+        return _decode(path, resolution, crop_size)
+    except DataError as error:
+        return error
+
+
+def in_order(function: Callable, items: Sequence, costs: Sequence[int]) -> Iterator:
+    """``function`` of each item, in order, from one thread a core; Pillow releases the GIL.
+
+    No more than `PIXELS_IN_FLIGHT` of ``costs`` (pixels per item) and a few items per core are held at once.
+    """
+    workers = joblib.cpu_count()
+    waiting, held = deque(), 0
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item, cost in zip(items, costs, strict=True):
+                while waiting and (held + cost > PIXELS_IN_FLIGHT or len(waiting) >= 4 * workers):
+                    first, its_cost = waiting.popleft()
+                    yield first.result()
+                    held -= its_cost
+                waiting.append((pool.submit(function, item), cost))
+                held += cost
+            while waiting:
+                yield waiting.popleft()[0].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse to begin what would fill the disk.
+
+    Raises:
+        DataError: fewer than ``needed`` bytes are free where ``folder`` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{what} needs {needed / 1e9:.2f} GB in {folder}, {free / 1e9:.2f} GB are free ({needed:,} and "
+            f"{free:,} bytes). Make room, or set IQA_HOME to a folder on a larger disk."
+        )
+
+
+# --- one image ---
+
+LONGEST = 50  # times the short side: a strip enlarged to the crop size would fill the memory
+MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
     """Read any image file as upright RGB, uint8 H x W x 3, at working size.
 
+    The first frame of an animation; transparent parts on white, as on a web page; 16-bit grey scaled to 8 bit;
+    CMYK without its colour profile. Images of up to 178 million pixels (Pillow's own limit).
+
     Raises:
-        DataError: the file is no image or is damaged.
+        DataError: the file is no image, is damaged, or is too large or too long a strip.
     """
+    with quiet_pillow():
+        return _decode(path, resolution, crop_size)
+
+
+def _decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be decoded ({error}); replace the file or remove its row.") from error
-    short = min(image.size)
+            _refuse_strip(*file.size)
+            ImageOps.exif_transpose(file, in_place=True)
+            image = _to_rgb(file)
+            height, width = working_size(image.height, image.width, resolution, crop_size)
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BICUBIC)
+            return np.asarray(image)
+    except Exception as error:  # a damaged header makes Pillow's readers raise anything
+        raise DataError(f"{path} {_explain(path, error)}; replace the file or remove its row.") from error
+
+
+def decode_whole(path: str | Path) -> np.ndarray:
+    """As `decode`, at its own size."""
+    return _decode(path, resolution=sys.maxsize, crop_size=1)
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Keeps Pillow's warnings (size, EXIF, palette) off the screen: a file is used or refused, not commented."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _explain(path: str | Path, error: Exception) -> str:
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        return "is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "is no image that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"is larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
+    return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in MODES_16_BIT:
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("grey values of more than 16 bits; save it with 8 or 16 bits per channel")
+        image = Image.fromarray(np.round(grey / np.float32(257)).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels of unknown range; save it with 8 or 16 bits per channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _refuse_strip(width: int, height: int) -> None:
+    if max(width, height) > LONGEST * min(width, height):
+        raise ValueError(f"{width} x {height} pixels is a strip longer than {LONGEST} times its short side")
+
+
+def working_size(height: int, width: int, resolution: int, crop_size: int) -> tuple[int, int]:
+    """Height and width after decoding; zeros stay zeros."""
+    short = min(height, width)
+    if not short:
+        return height, width
     wanted = min(short, resolution) if short >= crop_size else crop_size
-    if wanted != short:
-        size = [max(crop_size, round(side * wanted / short)) for side in image.size]
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    if wanted == short:
+        return height, width
+    return max(crop_size, round(height * wanted / short)), max(crop_size, round(width * wanted / short))
 
 
 def grid(height: int, width: int, size: int) -> list[tuple[int, int]]:
@@ -143,12 +380,21 @@ def grid_crops(images: ImageSet, rows: np.ndarray, size: int) -> list[tuple[int,
 
 
 def random_crops(
-    images: ImageSet, rows: np.ndarray, per_image: int, size: int, rng: np.random.Generator
+    images: ImageSet,
+    rows: np.ndarray,
+    per_image: int,
+    size: int,
+    rng: np.random.Generator,
+    flip: bool = True,
+    random_place: bool = True,
 ) -> list[tuple[int, int, int, bool]]:
-    """``per_image`` random squares of each image, each flipped or not, image by image."""
+    """``per_image`` squares of each image, image by image: anywhere or its centre, half of them flipped or none."""
     crops = []
     for row in np.repeat(rows, per_image):
         height, width = images.image(row).shape[:2]
         y, x = rng.integers(0, height - size + 1), rng.integers(0, width - size + 1)
-        crops.append((row, int(y), int(x), bool(rng.integers(2))))
+        mirrored = bool(rng.integers(2))
+        if not random_place:
+            y, x = (height - size) // 2, (width - size) // 2
+        crops.append((row, int(y), int(x), flip and mirrored))
     return crops

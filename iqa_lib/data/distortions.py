@@ -30,7 +30,7 @@ YCBCR_TO_RGB = np.array([[1.164, 0.0, 1.596], [1.164, -0.392, -0.813], [1.164, 2
 
 def gaussian_blur(image, sigma):
     """Blur with a Gaussian of `sigma` px, sampled at the pixels: below about 0.25 px nothing changes."""
-    return _to_uint8(ndimage.gaussian_filter(_to_unit(image), (sigma, sigma, 0), mode="nearest"))
+    return to_uint8(ndimage.gaussian_filter(_to_unit(image), (sigma, sigma, 0), mode="nearest"))
 
 
 def lens_blur(image, radius):
@@ -60,7 +60,7 @@ def color_diffusion(image, amount):
     # the cost grows with the reach, and in so wide a blur what lies beyond 2.5 sigma does not show
     lab[..., 1:] = ndimage.gaussian_filter(lab[..., 1:], (sigma, sigma, 0), mode="nearest", truncate=2.5)
     lab[..., 1:] *= amount
-    return _to_uint8(_lab_to_unit(lab))
+    return to_uint8(lab_to_unit(lab))
 
 
 def color_shift(image, amount, rng):
@@ -73,7 +73,7 @@ def color_shift(image, amount, rng):
     offset = amount * np.sin(direction), amount * np.cos(direction)
     moved = ndimage.shift(unit[..., 1], offset, order=1, mode="nearest")
     unit[..., 1] += blend * (moved - unit[..., 1])
-    return _to_uint8(unit)
+    return to_uint8(unit)
 
 
 def color_quantization(image, colors):
@@ -89,14 +89,14 @@ def saturate_hsv(image, factor):
     unit = _to_unit(image)
     # with hue and value fixed, every channel's distance to the value is proportional to the saturation
     value = unit.max(axis=-1, keepdims=True)
-    return _to_uint8(value - factor * (value - unit))
+    return to_uint8(value - factor * (value - unit))
 
 
 def saturate_lab(image, gain):
     """Multiply the Lab chroma by `gain`: 1 changes nothing."""
     lab = color.rgb2lab(_to_unit(image))
     lab[..., 1:] *= gain
-    return _to_uint8(_lab_to_unit(lab))
+    return to_uint8(lab_to_unit(lab))
 
 
 # --- compression ------------------------------------------------------------------------------------------
@@ -104,12 +104,12 @@ def saturate_lab(image, gain):
 
 def jpeg2000(image, ratio):
     """Compress `ratio` : 1 with the lossy (9-7) wavelet of JPEG2000."""
-    return _recompress(image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
+    return recompress(image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
 
 
 def jpeg(image, quality):
     """Compress with JPEG of `quality` 1..100 (rounded: the coder knows whole numbers only)."""
-    return _recompress(image, "JPEG", quality=round(quality))
+    return recompress(image, "JPEG", quality=round(quality))
 
 
 # --- noise ------------------------------------------------------------------------------------------------
@@ -117,13 +117,13 @@ def jpeg(image, quality):
 
 def white_noise(image, variance, rng):
     """Add Gaussian noise of `variance` (pixels in 0..1) to each of R, G and B."""
-    return _to_uint8(_to_unit(image) + _gaussian_noise(image.shape, variance, rng))
+    return to_uint8(_to_unit(image) + _gaussian_noise(image.shape, variance, rng))
 
 
 def color_noise(image, variance, rng):
     """Add Gaussian noise of `variance` (pixels in 0..1) to each of Y, Cb and Cr."""
     # the transform is linear, so the noise alone can be taken to RGB
-    return _to_uint8(_to_unit(image) + _gaussian_noise(image.shape, variance, rng) @ YCBCR_TO_RGB.T)
+    return to_uint8(_to_unit(image) + _gaussian_noise(image.shape, variance, rng) @ YCBCR_TO_RGB.T)
 
 
 def impulse_noise(image, density, rng):
@@ -135,7 +135,7 @@ def impulse_noise(image, density, rng):
 def multiplicative_noise(image, variance, rng):
     """Multiply each value by 1 + uniform noise of `variance`, the speckle of MATLAB's imnoise."""
     noise = np.sqrt(12 * variance) * (rng.random(image.shape, np.float32) - 0.5)
-    return _to_uint8(_to_unit(image) * (1 + noise))
+    return to_uint8(_to_unit(image) * (1 + noise))
 
 
 def denoise(image, variance, rng):
@@ -148,7 +148,7 @@ def denoise(image, variance, rng):
     clean = denoise_nl_means(
         noisy, patch_size=5, patch_distance=2, h=0.8 * sigma, sigma=sigma, fast_mode=True, channel_axis=-1
     )
-    return _to_uint8(clean)
+    return to_uint8(clean)
 
 
 # --- brightness and contrast ------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def brighten(image, amount):
     unit = _to_unit(image)
     lab = color.rgb2lab(unit)
     lab[..., 0] = 100 * _bend(lab[..., 0] / 100, amount)
-    return _to_uint8((2 * _bend(unit, amount) + _lab_to_unit(lab)) / 3)
+    return to_uint8((2 * _bend(unit, amount) + lab_to_unit(lab)) / 3)
 
 
 def darken(image, amount):
@@ -232,7 +232,7 @@ def sharpen(image, amount):
     lab = color.rgb2lab(_to_unit(image))
     detail = lab[..., 0] - ndimage.gaussian_filter(lab[..., 0], 3, mode="nearest")
     lab[..., 0] = np.clip(lab[..., 0] + amount * detail, 0, 100)
-    return _to_uint8(_lab_to_unit(lab))
+    return to_uint8(lab_to_unit(lab))
 
 
 # --- what the primitives share ----------------------------------------------------------------------------
@@ -242,11 +242,11 @@ def _to_unit(image):
     return image.astype(np.float32) / 255
 
 
-def _to_uint8(unit):
+def to_uint8(unit):
     return np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
 
 
-def _lab_to_unit(lab):
+def lab_to_unit(lab):
     with warnings.catch_warnings():  # colours outside the gamut are part of the distortion
         warnings.filterwarnings("ignore", message="Conversion from CIE-LAB")
         return color.lab2rgb(lab)
@@ -256,10 +256,10 @@ def _convolve(image, kernel):
     kernel = (kernel / kernel.sum()).astype(np.float32)[..., None]
     reach = kernel.shape[0] // 2
     padded = np.pad(_to_unit(image), ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    return _to_uint8(signal.fftconvolve(padded, kernel, mode="valid", axes=(0, 1)))
+    return to_uint8(signal.fftconvolve(padded, kernel, mode="valid", axes=(0, 1)))
 
 
-def _recompress(image, format, **options):
+def recompress(image, format, **options):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format, **options)
     return np.array(Image.open(buffer).convert("RGB"))
@@ -275,7 +275,7 @@ def _bend(unit, amount):
 
 
 def _apply_curve(image, curve):
-    return _to_uint8(curve(np.arange(256) / 255))[image]
+    return to_uint8(curve(np.arange(256) / 255))[image]
 
 
 # --- the table --------------------------------------------------------------------------------------------

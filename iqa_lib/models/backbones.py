@@ -71,6 +71,8 @@ class Backbone(nn.Module):
         self._nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         architecture, _ = OWN_SHAPES.get(name, (name, {}))
         cfg = timm.get_pretrained_cfg(architecture)
+        # The side of the only square it takes; None where any size of image will do.
+        self.input_size: int | None = image_size if cfg.fixed_input_size else None
         self.register_buffer("mean", torch.tensor(cfg.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(cfg.std).view(1, 3, 1, 1), persistent=False)
 

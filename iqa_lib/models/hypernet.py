@@ -31,6 +31,10 @@ class PooledStages(NamedTuple):
     cells: list[Tensor]  # per stage (B, C, K, K), K of LOCAL_CELLS
     grids: list[Tensor]  # per stage (B, C, 7, 7)
 
+    def float(self) -> PooledStages:
+        """The same in float32, which is what the head computes in."""
+        return PooledStages([t.float() for t in self.cells], [t.float() for t in self.grids])
+
     def pack(self) -> Tensor:
         """One row of numbers per image, for a feature cache: (B, packed_size(channels))."""
         return torch.cat([t.flatten(1) for t in (*self.cells, *self.grids)], dim=1)
@@ -92,16 +96,20 @@ class StageAttention(nn.Module):
         return self.weigh(self.dropout(F.relu(self.hidden(stage4_BC)))).softmax(dim=1)
 
 
+def _content_layers(in_channels: int, hidden: tuple[int, int], dropout: float) -> nn.Sequential:
+    widths = (in_channels, *hidden, HYPER_CHANNELS)
+    layers = [
+        layer for before, after in pairwise(widths) for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
+    ]
+    return nn.Sequential(*layers, nn.Dropout(dropout))
+
+
 class HyperNetwork(nn.Module):
     """Writes the weights of a small regression network for each image (HyperIQA, eq. 3)."""
 
     def __init__(self, in_channels: int, hidden: tuple[int, int], dropout: float):
         super().__init__()
-        widths = (in_channels, *hidden, HYPER_CHANNELS)
-        layers = [
-            layer for before, after in pairwise(widths) for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
-        ]
-        self.content = nn.Sequential(*layers, nn.Dropout(dropout))
+        self.content = _content_layers(in_channels, hidden, dropout)
         sizes = list(zip((VECTOR, *LAYERS), LAYERS, strict=False))
         self.weights = nn.ModuleList(
             nn.Conv2d(HYPER_CHANNELS, before * after // GRID**2, 3, padding=1) for before, after in sizes
@@ -135,6 +143,25 @@ def target_network(vector_BV: Tensor, layers: list[tuple[Tensor, Tensor]], dropo
     return x.flatten()
 
 
+class FixedRegressor(nn.Module):
+    """The control for the hyper-network: the same content and vector, but one set of weights for all images.
+
+    The content, averaged, joins the local distortion vector; the layers have the target network's widths.
+    """
+
+    def __init__(self, in_channels: int, hidden: tuple[int, int], dropout: float):
+        super().__init__()
+        self.content = _content_layers(in_channels, hidden, dropout)
+        widths = pairwise((VECTOR + HYPER_CHANNELS, *LAYERS))
+        layers = [layer for before, after in widths for layer in (nn.Linear(before, after), nn.Sigmoid())]
+        self.hidden = nn.Sequential(*layers)
+        self.last = nn.Linear(LAYERS[-1], 1)
+
+    def forward(self, vector_BV: Tensor, grid_BCGG: Tensor) -> Tensor:
+        content = self.content(grid_BCGG).mean(dim=(2, 3))
+        return self.last(self.hidden(torch.cat([vector_BV, content], dim=1))).flatten()
+
+
 class QualityHead(nn.Module):
     """Everything after the backbone, shared by SMART-IQA and HyperIQA.
 
@@ -143,6 +170,7 @@ class QualityHead(nn.Module):
         hidden: widths of the hyper-network's two inner 1×1 convolutions.
         use_multiscale: feed it all stages (adaptive feature aggregation) instead of stage 4 alone.
         use_attention: weigh the stages before they are joined; needs ``use_multiscale``.
+        use_hyper: let the hyper-network write the regressor; without it one regressor serves all images.
         dropout: in the hyper-network and the target network.
     """
 
@@ -152,20 +180,41 @@ class QualityHead(nn.Module):
         hidden: tuple[int, int] = (512, 256),
         use_multiscale: bool = True,
         use_attention: bool = True,
+        use_hyper: bool = True,
         dropout: float = 0.0,
     ):
         super().__init__()
         self.use_multiscale = use_multiscale
         self.local = LocalDistortion(channels)
         self.attention = StageAttention(channels[3]) if use_attention and use_multiscale else None
-        self.hyper = HyperNetwork(sum(channels) if use_multiscale else channels[3], hidden, dropout)
+        width = sum(channels) if use_multiscale else channels[3]
+        self.hyper = HyperNetwork(width, hidden, dropout) if use_hyper else None
+        self.fixed = None if use_hyper else FixedRegressor(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, stages: PooledStages) -> tuple[Tensor, Tensor | None]:
-        """Scores (B,) and, with attention on, the stage weights (B, 4)."""
-        alpha_BS, grids = None, stages.grids
+    def forward(self, stages: PooledStages, alpha_BS: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Scores (B,) and, with attention on, the stage weights (B, 4).
+
+        Args:
+            alpha_BS: weights to use in place of the attention's, to test what it contributes.
+
+        Raises:
+            ValueError: weights are given and the head has no attention.
+        """
+        if alpha_BS is not None and self.attention is None:
+            raise ValueError("This head has no attention: it cannot take stage weights.")
+        grids = stages.grids
         if self.attention is not None:
-            alpha_BS = self.attention(stages.cells[3].flatten(1))
+            if alpha_BS is None:
+                alpha_BS = self.attention(stages.cells[3].flatten(1))
             grids = [g * alpha_BS[:, s, None, None, None] for s, g in enumerate(grids)]
         joined = torch.cat(grids, dim=1) if self.use_multiscale else grids[3]
-        return target_network(self.local(stages.cells), self.hyper(joined), self.dropout), alpha_BS
+        vector = self.local(stages.cells)
+        if self.hyper is None:
+            return self.fixed(vector, joined), alpha_BS
+        return target_network(vector, self.hyper(joined), self.dropout), alpha_BS
+
+    def start_at(self, score: float) -> None:
+        """Begin training from this score (the training set's mean) instead of zero."""
+        last = self.fixed.last if self.hyper is None else self.hyper.last_bias
+        nn.init.constant_(last.bias, score)

@@ -43,8 +43,9 @@ class BlindIQA(nn.Module):
         """What the head reads of a batch; this is what a frozen backbone needs to compute only once."""
         return pool_stages(self.backbone(image_BCHW))
 
-    def score_stages(self, stages: PooledStages) -> Tensor:
-        score_B, alpha = self.head(stages)
+    def score_stages(self, stages: PooledStages, alpha_BS: Tensor | None = None) -> Tensor:
+        """Scores (B,); ``alpha_BS`` replaces the attention's stage weights (`QualityHead`)."""
+        score_B, alpha = self.head(stages, alpha_BS)
         self.last_attention_weights = None if alpha is None else alpha.detach()
         return score_B
 
@@ -69,6 +70,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
         model_size: ``tiny``, ``small`` or ``base`` Swin with 224-pixel windows, as in the paper.
         use_attention: weigh the stages by content (paper, "channel attention"); needs ``use_multiscale``.
         use_multiscale: aggregate all four stages (AFA) instead of the last alone.
+        use_hyper: write the regressor's weights for each image (HyperIQA); without it they are fixed.
         pretrained: True, False, or the path of a backbone weights file.
         backbone: any timm backbone by name instead of ``model_size``'s.
         image_size: side of the square crops in pixels.
@@ -84,6 +86,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
         model_size: str = "base",
         use_attention: bool = True,
         use_multiscale: bool = True,
+        use_hyper: bool = True,
         pretrained: bool | str | Path = True,
         backbone: str | None = None,
         image_size: int = 224,
@@ -103,6 +106,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
             body.channels,
             use_multiscale=use_multiscale,
             use_attention=use_attention,
+            use_hyper=use_hyper,
             dropout=size.dropout if dropout is None else dropout,
         )
         super().__init__(body, head)

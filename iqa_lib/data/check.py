@@ -1,0 +1,207 @@
+"""What is known, what is there, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from iqa_lib.data import catalog, crops
+from iqa_lib.errors import DataError
+from iqa_lib.profile import Profile
+from iqa_lib.progress import Progress
+
+
+@dataclass
+class Report:
+    """A dataset's state. Faults stop training or spoil its result; notes do neither."""
+
+    name: str
+    folder: Path | None = None
+    images: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def overview(data_folder: str | None = None) -> pd.DataFrame:
+    """A row per dataset of the catalog: name, published number of images, what is there, how to get the rest."""
+    rows = []
+    for name, dataset in catalog.CATALOG.items():
+        folder = catalog.locate(name, data_folder)
+        rows.append(
+            {
+                "dataset": name,
+                "title": dataset.title,
+                "images": f"{dataset.images:,}" if dataset.images else "",
+                "present": _count_present(name, data_folder) if folder else "no",
+                "where, or how to get it": str(folder) if folder else _how_to_get(name, dataset),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _count_present(name: str, data_folder: str | None) -> str:
+    try:
+        table, faults = catalog.read_labels(name, data_folder=data_folder)
+    except DataError:
+        return f"at fault: data check {name}"
+    count = f"{table['path'].notna().sum():,} images"
+    return f"{count}, at fault: data check {name}" if faults else count
+
+
+def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
+    if dataset.build:
+        return "built when it is first wanted"
+    if dataset.download:
+        return f"data download {name} ({dataset.download.gigabytes:g} GB)"
+    return f"from {dataset.source}"
+
+
+def check(name: str, settings: Profile) -> Report:
+    """Read all labels and decode every image of a dataset; gather all faults instead of stopping at one.
+
+    Args:
+        name: as for `catalog.load_table`.
+        settings: ``score_range`` and ``data_folder`` count.
+    """
+    report = Report(name, _folder(name, settings))
+    try:
+        table, faults = catalog.read_labels(name, settings.score_range, settings.data_folder)
+        report.faults += faults
+    except DataError as error:
+        report.faults.append(str(error))
+        table = pd.DataFrame(columns=["image", "path", "score", "reference"])
+    labelled = table[table["path"].notna()].drop_duplicates("path")
+    published = catalog.describe(name, settings.data_folder).images
+    _compare_count(report, len(labelled), published)
+    _look_at_scores(report, table)
+    _look_at_case(report, labelled)
+    unlabelled = _without_row(labelled, report.folder)
+    others = {"fault": report.faults, "note": report.notes}["note" if published else "fault"]
+    if unlabelled and len(labelled):
+        others.append(
+            f"{len(unlabelled)} images have no row: {_few(Path(f).name for f in unlabelled)}. They are not used; "
+            f"add rows for those that should be."
+        )
+    report.images = len(labelled)
+    files = labelled["path"].tolist() + ([] if len(labelled) else unlabelled)
+    _look_at_images(report, files, others)
+    return report
+
+
+def _folder(name: str, settings: Profile) -> Path | None:
+    if name in catalog.CATALOG:
+        return catalog.locate(name, settings.data_folder)
+    try:
+        found = catalog.find_own(name, settings.data_folder)
+    except DataError:
+        return None
+    return found if found.is_dir() else found.parent
+
+
+def _compare_count(report: Report, found: int, published: int | None) -> None:
+    if published and found and found != published:
+        report.faults.append(
+            f"{report.folder}: {found:,} labelled images, published are {published:,}. Unpack the whole archive again; "
+            f"go on with what is there only if a part is meant."
+        )
+
+
+def _look_at_scores(report: Report, table: pd.DataFrame) -> None:
+    scores = table["score"].dropna()
+    if len(scores) > 1 and scores.min() >= 0 and scores.max() <= 100 and scores.max() - scores.min() < 20:
+        report.notes.append(
+            f"The scores fill {scores.min():.0f} to {scores.max():.0f} of 0–100 only. If their scale is another, set the "
+            f"profile key score_range to its worst and best score."
+        )
+
+
+def _look_at_case(report: Report, table: pd.DataFrame) -> None:
+    pairs = zip(table["image"], table["path"], strict=True)
+    other = [
+        f"'{image}' is {Path(path).name}"
+        for image, path in pairs
+        if Path(image).name != Path(path).name and Path(image).name.casefold() == Path(path).name.casefold()
+    ]
+    if other:
+        report.notes.append(
+            f"{len(other)} names differ from their files in the case of letters: {_few(other)}. They are read all the "
+            f"same; for other programs rename the files."
+        )
+
+
+def _without_row(labelled: pd.DataFrame, folder: Path | None) -> list[str]:
+    """Image files beside the labelled ones, or anywhere in the folder where none is; references left out."""
+    known = set(labelled["path"])
+    references = {str(name).casefold() for name in labelled["reference"]}
+    if len(labelled):
+        beside = {Path(path).parent for path in known}
+        candidates = [file for place in sorted(beside) for file in sorted(place.iterdir())]
+    else:
+        candidates = sorted(folder.rglob("*")) if folder else []
+    suffixes = Image.registered_extensions()
+    return [
+        str(file)
+        for file in candidates
+        if file.suffix.lower() in suffixes
+        and str(file) not in known
+        and not {file.stem.casefold(), file.name.casefold()} & references
+    ]
+
+
+@dataclass
+class _Examined:
+    fault: str | None
+    pixels: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    remarks: tuple[str, ...] = ()
+
+
+def _examine(path: str) -> _Examined:
+    try:
+        image = crops.decode_whole(path)
+        with Image.open(path) as file:
+            named = Image.registered_extensions().get(Path(path).suffix.lower())
+            remarks = [f"of mode {file.mode}"] if file.mode not in ("RGB", "L") else []
+            if named and named != file.format and {named, file.format} != {"JPEG", "MPO"}:
+                remarks.append(f"{file.format} files named {Path(path).suffix}")
+            if file.getexif().get(0x0112, 1) != 1:
+                remarks.append("turned by their EXIF orientation")
+    except DataError as error:
+        return _Examined(str(error))
+    return _Examined(None, hashlib.sha256(image).digest(), image.shape[:2], tuple(remarks))
+
+
+def _look_at_images(report: Report, files: list[str], others: list[str]) -> None:
+    costs = [height * width for height, width in crops.read_sizes(files)]
+    alike, remarks, sizes = defaultdict(list), Counter(), []
+    with crops.quiet_pillow():
+        work = Progress(crops.in_order(_examine, files, costs), desc="opening images", total=len(files))
+        for path, found in zip(files, work, strict=True):
+            if found.fault:
+                report.faults.append(found.fault)
+                continue
+            alike[found.pixels, found.size].append(Path(path).name)
+            remarks.update(found.remarks)
+            sizes.append(found.size)
+    same = [names for names in alike.values() if len(names) > 1]
+    if same:
+        others.append(
+            f"{len(same)} images are there more than once under several names: "
+            f"{_few(' = '.join(names) for names in same)}. Keep one row of each, or give them one reference, so that "
+            f"none is on two sides of the split."
+        )
+    report.notes += [f"{count} images are {remark}; they are converted." for remark, count in remarks.items()]
+    if sizes:
+        small, large = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
+        report.notes.append(f"Image sizes: {small[1]}×{small[0]} to {large[1]}×{large[0]} pixels.")
+
+
+def _few(texts: Iterable[str], count: int = 5) -> str:
+    texts = list(texts)
+    return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")

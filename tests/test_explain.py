@@ -1,0 +1,195 @@
+"""Looking inside a model: right places, right numbers, and maps that find what they should find."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from iqa_lib import explain
+from iqa_lib.data.crops import decode, load_images
+from iqa_lib.errors import ExplainError
+from iqa_lib.evaluate import predict
+from iqa_lib.models.backbones import STRIDES
+from iqa_lib.models.hypernet import QualityHead
+from iqa_lib.models.smart_iqa import BlindIQA
+from iqa_lib.profile import load_profile
+from iqa_lib.train import build_model
+
+
+@pytest.fixture
+def smoke():
+    settings = load_profile("smoke")
+    torch.manual_seed(0)
+    return settings, build_model(settings)
+
+
+def some_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+class KnownResponse(nn.Module):
+    """A stand-in for a backbone: its stages are plain means of one number per pixel."""
+
+    channels = (2, 2, 2, 2)
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+        self.register_buffer("mean", torch.zeros(1))
+
+    def normalize(self, image):
+        return image.float()
+
+    def forward(self, image):
+        wanted = self.number(image)[:, None]
+        return [F.avg_pool2d(torch.cat([wanted, -wanted], dim=1), stride) for stride in STRIDES]
+
+
+def activation(number, image, crop_size=224):
+    settings = load_profile("smoke", crop_size=crop_size, resolution=crop_size)
+    model = BlindIQA(KnownResponse(number), QualityHead([2, 2, 2, 2]))
+    return explain.examine(settings, model, image).activation_SHW
+
+
+@pytest.mark.parametrize("crop_size", [64, 224])
+@pytest.mark.parametrize("shape", [(224, 224), (288, 384), (451, 229), (224, 672)])
+def test_activation_maps_lie_where_the_image_does_to_the_pixel(shape, crop_size):
+    """Each pixel's colour is its own place: then each map must read out that place again."""
+    y, x = np.indices(shape)
+    image = np.stack([x % 256, y % 256, x // 256 + 16 * (y // 256)], axis=-1).astype(np.uint8)
+    for place, number in [
+        (x, lambda i: i[:, 0] + 256 * (i[:, 2] % 16)),
+        (y, lambda i: i[:, 1] + 256 * (i[:, 2] // 16)),
+    ]:
+        for stride, read in zip(STRIDES, activation(number, image, crop_size), strict=True):
+            inner = slice(
+                stride // 2, -(stride // 2)
+            )  # beyond the outermost cells' middles nothing can be known
+            np.testing.assert_allclose(read[inner, inner], place[inner, inner], atol=0.1)
+
+
+def test_activation_maps_follow_an_image_that_was_reduced(tmp_path):
+    picture = np.zeros((600, 1000, 3), np.uint8)
+    picture[160:320, 480:800] = 200
+    Image.fromarray(picture).save(tmp_path / "bright.png")
+    image = decode(tmp_path / "bright.png", resolution=300, crop_size=224)
+    stage1 = activation(lambda i: i[:, 0], image)[0]
+    assert stage1.shape == (300, 500)
+    rows, columns = np.flatnonzero(stage1.max(axis=1) > 100), np.flatnonzero(stage1.max(axis=0) > 100)
+    np.testing.assert_allclose([rows[0], rows[-1], columns[0], columns[-1]], [80, 159, 240, 399], atol=2)
+
+
+def test_an_examination_is_the_score_and_the_weights_that_evaluation_gives(home, smoke):
+    settings, model = smoke
+    images = load_images(settings)
+    row = images.rows("test")[0]
+    seen = explain.examine(settings, model, images.image(row))
+    expected = predict(settings, model, images, [row]).iloc[0]
+    assert seen.score == pytest.approx(expected["prediction"], abs=1e-4)
+    np.testing.assert_allclose(seen.crops[explain.ALPHAS].mean(), expected[explain.ALPHAS], atol=1e-5)
+    assert seen.activation_SHW.shape == (4, *images.image(row).shape[:2])
+
+
+def test_a_crop_scores_the_same_alone_and_in_a_batch_of_many(smoke):
+    settings, model = smoke
+    image = some_image(100, 150)
+    corners = [(y, x) for y in range(0, 36, 4) for x in range(0, 86, 8)]
+    table = explain.score_crops(settings, model, image, corners)
+    assert len(table) == len(corners) > 64
+    for corner in (0, 63, 64, -1):
+        alone = explain.score_crops(settings, model, image, [corners[corner]])
+        assert table["score"].iloc[corner] == pytest.approx(alone["score"].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "hyper_iqa"}, {"use_attention": False}, {"use_multiscale": False}]
+)
+def test_a_model_without_attention_says_so_and_shows_the_rest(home, options):
+    settings = load_profile("smoke", **options)
+    model, image, images = build_model(settings), some_image(70, 90), load_images(settings)
+    assert "alpha1" not in explain.examine(settings, model, image).crops
+    assert explain.quality_map(settings, model, image, stride=16).shape == (70, 90)
+    assert explain.occlusion(settings, model, image, patch=32).shape == (70, 90)
+    for call in (
+        lambda: explain.attention(settings, model, image),
+        lambda: explain.stage_weights(settings, model, images, [0]),
+        lambda: explain.score_with_other_weights(settings, model, images, [0]),
+    ):
+        with pytest.raises(ExplainError, match="no stage weights"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "image", [some_image(63, 90), some_image(90, 90)[..., 0], some_image(90, 90) / 255, "x.png"]
+)
+def test_an_unfit_image_is_refused_in_words(smoke, image):
+    with pytest.raises(ExplainError, match="at least 64 px; got"):
+        explain.examine(*smoke, image)
+
+
+class BrightnessModel(BlindIQA):
+    """A model whose score is the mean red of the crop, so that every map of it is known."""
+
+    def __init__(self):
+        super().__init__(KnownResponse(lambda i: i[:, 0]), QualityHead([2, 2, 2, 2]))
+
+    def score_stages(self, stages, alpha_BS=None):
+        return stages.grids[0][:, 0].mean(dim=(1, 2))
+
+
+def test_the_quality_map_puts_scores_where_they_belong():
+    settings = load_profile("smoke")
+    image = np.zeros((128, 256, 3), np.uint8)
+    image[:, :128] = 100
+    quality = explain.quality_map(settings, BrightnessModel(), image, stride=8)
+    assert quality.shape == (128, 256)
+    np.testing.assert_allclose(quality[:, :32], 100, atol=1)
+    np.testing.assert_allclose(quality[:, -32:], 0, atol=1)
+    np.testing.assert_allclose(quality[:, 127:129], 50, atol=5)
+
+
+def test_occlusion_tells_how_many_points_a_part_adds():
+    """One white dot on black: blurring its patch spreads it over its surroundings, elsewhere nothing changes."""
+    settings = load_profile("smoke")
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[14:18, 14:18] = 255
+    fall = explain.occlusion(settings, BrightnessModel(), image, patch=32, stride=32)
+    assert fall[:32, :32].min() > 0.1
+    assert np.abs(fall[32:, 32:]).max() < 0.01
+
+
+def test_weights_that_replace_the_learned_ones(home, smoke):
+    settings, model = smoke
+    images = load_images(settings)
+    rows = images.rows("test")
+    scores = explain.score_with_other_weights(settings, model, images, rows)
+    assert list(scores) == [
+        "as learned", "mean of all", "uniform", "shuffled",
+        "stage 1 only", "stage 2 only", "stage 3 only", "stage 4 only", "untrained",
+    ]  # fmt: skip
+    predicted = predict(settings, model, images, rows)["prediction"]
+    np.testing.assert_allclose(scores["as learned"], predicted, atol=1e-4)
+    nn.init.zeros_(model.head.attention.weigh.weight)
+    uniform = predict(settings, model, images, rows)["prediction"]
+    np.testing.assert_allclose(scores["uniform"], uniform, atol=1e-4)
+    model.head.attention.weigh.bias.data = torch.tensor([0.0, 0, 50, 0])
+    third = predict(settings, model, images, rows)["prediction"]
+    np.testing.assert_allclose(scores["stage 3 only"], third, atol=1e-4)
+    again = explain.score_with_other_weights(*smoke, images, rows)
+    pd.testing.assert_frame_equal(again, explain.score_with_other_weights(*smoke, images, rows))
+
+
+def test_stage_statistics_are_those_of_the_maps(home, smoke):
+    settings, model = smoke
+    images = load_images(settings)
+    rows = images.rows("test")[:3]
+    table = explain.stage_statistics(settings, model, images, rows)
+    assert list(table["stage"]) == [1, 2, 3, 4] * 3
+    crops = explain.grid_crops(images, rows[:1], settings.crop_size)
+    with torch.inference_mode():
+        maps = model.backbone(model.backbone.normalize(images.crops(crops, settings.crop_size)))
+    expected = [m.abs().mean().item() for m in maps]
+    np.testing.assert_allclose(table["activation"][:4], expected, rtol=1e-4)

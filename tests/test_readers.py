@@ -1,0 +1,729 @@
+"""Readers: every published layout is read as its authors lay it out, scores point upwards, faults are named."""
+
+import json
+import shutil
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from iqa_lib import paths
+from iqa_lib.data import catalog, readers
+from iqa_lib.data.catalog import load_table, locate, read_labels, to_published
+from iqa_lib.errors import DataError
+
+# --- small copies of the published layouts ----------------------------------------------------------------
+
+
+def write_images(folder, names):
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number % 256, number // 256, 0)).save(path)
+
+
+def write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def write_sheet(path, rows, title="Sheet1", other=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    book = openpyxl.Workbook()
+    if other:
+        book.active.title = other
+        book.create_sheet(title)
+    else:
+        book.active.title = title
+    for row in rows:
+        book[title].append(row)
+    book.save(path)
+
+
+def cells(names):
+    """MATLAB's cell array of strings."""
+    array = np.empty(len(names), dtype=object)
+    array[:] = names
+    return array
+
+
+SETS = [
+    "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set",
+    "10004473376.jpg,0.0,0.0,0.238095238095,0.695238095238,0.0666666666667,105,77.3836206897,0.527277894494,training",
+    "10007357496.jpg,0.0,0.03125,0.46875,0.489583333333,0.0104166666667,96,68.7285714286,0.580003024795,test",
+    "10007903636.jpg,0.0104166666667,0.0,0.208333333333,0.760416666667,0.0208333333333,96,78.6285714286,0.527219619,validation",
+]
+DISTRIBUTIONS = [
+    '"image_name","c1","c2","c3","c4","c5","c_total","MOS","SD","MOS_zscore"',
+    '"10004473376.jpg",0,0,25,73,7,105,3.82857142857143,0.527277894494,77.3836206896552',
+    '"10007357496.jpg",0,3,45,47,1,96,3.47916666666667,0.580003024795,68.7285714285714',
+    '"10007903636.jpg",1,0,20,73,2,96,3.78125,0.527219619,78.6285714285714',
+]
+KONIQ_NAMES = ["10004473376.jpg", "10007357496.jpg", "10007903636.jpg"]
+
+
+def koniq_sets(folder):
+    write_text(folder / "koniq10k_distributions_sets.csv", "\n".join(SETS) + "\n")
+    write_images(folder / "1024x768", KONIQ_NAMES)
+
+
+def koniq_distributions(folder):
+    write_text(folder / "koniq10k_scores_and_distributions.csv", "\n".join(DISTRIBUTIONS) + "\n")
+    write_images(folder / "512x384", KONIQ_NAMES)
+
+
+def koniq_json(folder):
+    rows = [
+        {"image": name, "score": score} for name, score in zip(KONIQ_NAMES, (77.4, 68.7, 78.6), strict=True)
+    ]
+    write_text(folder / "koniq_train.json", json.dumps(rows[:2]))
+    write_text(folder / "koniq_test.json", json.dumps(rows[2:]))
+    write_images(folder / "train", KONIQ_NAMES[:2])
+    write_images(folder / "test", KONIQ_NAMES[2:])
+
+
+def spaq(folder):
+    head = ["Image name", "MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness"]
+    rows = [["00001.jpg", 48.86, 50, 50, 50, 50, 50], ["00002.jpg", 62.5, 50, 50, 50, 50, 50]]
+    write_sheet(folder / "Annotations" / "MOS and Image attribute scores.xlsx", [head, *rows])
+    write_images(folder / "TestImage", ["00001.jpg", "00002.jpg"])
+
+
+def spaq_json(folder):
+    rows = [{"image": f"spaq_test/0000{i}.jpg", "score": str(48.86 + i)} for i in (1, 2)]
+    write_text(folder / "spaq_test.json", json.dumps(rows))
+    write_images(folder, ["00001.jpg", "00002.jpg"])
+
+
+def kadid(folder):
+    names = [f"I{r:02d}_{k:02d}_{level:02d}.png" for r in range(1, 11) for k in (1, 25) for level in (1, 5)]
+    rows = [f"{name},{name[:3]}.png,{1 + i / 10:.2f},0.496" for i, name in enumerate(names)]
+    write_text(folder / "dmos.csv", "\n".join(["dist_img,ref_img,dmos,var", *rows]))
+    write_images(folder / "images", [*names, *(f"I{r:02d}.png" for r in range(1, 11))])
+
+
+def kadid_json(folder):
+    rows = [
+        {"image": f"/root/kadid/images/I0{r}_01_0{level}.png", "score": 5.0 - level}
+        for r in (1, 2)
+        for level in (1, 4)
+    ]
+    write_text(folder / "kadid_test.json", json.dumps(rows))
+    write_images(folder / "images", [row["image"].split("/")[-1] for row in rows])
+
+
+def agiqa(folder):
+    lines = [
+        "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align",
+        "AttnGAN_normal_000.jpg,statue of a man,,,,0.965602553,0.223270101,0.40889324,0.615607722",
+        'xl2.2_normal_000.jpg,statue of a man,,,,4.0,0.5,3.1,0.5\nglide_normal_001.jpg,"a cat, asleep",,,,2.5,0.5,3,0.5',
+    ]
+    write_text(folder / "data.csv", "\r\n".join(lines))
+    write_images(
+        folder / "AGIQA-3K", ["AttnGAN_normal_000.jpg", "xl2.2_normal_000.jpg", "glide_normal_001.jpg"]
+    )
+
+
+def agiqa_json(folder):
+    rows = [{"image": f"xl2.2_normal_00{i}.jpg", "score": 1.25 * i} for i in (1, 2, 3)]
+    write_text(folder / "agiqa_test.json", json.dumps(rows))
+    write_images(folder / "images", [row["image"] for row in rows])
+
+
+def livec(folder):
+    trained = [f"t{i}.bmp" for i in range(1, 8)]
+    rated = ["3.bmp", "879.JPG", "5.bmp"]
+    (folder / "Data").mkdir(parents=True)
+    savemat(folder / "Data/AllImages_release.mat", {"AllImages_release": cells(trained + rated)[:, None]})
+    savemat(folder / "Data/AllMOS_release.mat", {"AllMOS_release": np.arange(10.0)[None] * 10})
+    savemat(folder / "Data/AllStdDev_release.mat", {"AllStdDev_release": np.arange(10.0)[None]})
+    write_images(folder / "Images", [*rated, *(f"trainingImages/{name}" for name in trained)])
+
+
+def live(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    references = [f"ref{i % 29:02d}.bmp" for i in range(982)]
+    scores = np.linspace(-2, 111, 982)
+    originals = np.zeros(982)
+    originals[:203] = 1
+    savemat(
+        folder / "dmos_realigned.mat",
+        {"dmos_new": scores[None], "orgs": originals[None], "dmos_std": scores[None] * 0 + 6},
+    )
+    savemat(folder / "refnames_all.mat", {"refnames_all": cells(references)[None]})
+    counts = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+    for kind, count in counts.items():
+        write_images(folder / kind, [f"img{i}.bmp" for i in range(1, count + 1)])
+    write_images(folder / "refimgs", ["ref00.bmp"])
+
+
+CSIQ_FILES = [
+    ("1600", "noise", 1, "awgn/1600.AWGN.1.png"),
+    ("1600", "jpeg 2000", 2, "jpeg2000/1600.jpeg2000.2.png"),
+    ("boston", "blur", 3, "blur/boston.BLUR.3.png"),
+    ("boston", "contrast", 4, "contrast/boston.contrast.4.png"),
+]
+
+
+def csiq(folder):
+    head = [None, None, None, "image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"]
+    rows = [
+        [None, None, None, int(ref) if ref.isdigit() else ref, 1, kind, level, 0.1, 0.25 * (level - 1)]
+        for ref, kind, level, _ in CSIQ_FILES
+    ]
+    note = [None, "DMOS of CSIQ, by image"]
+    write_sheet(
+        folder / "csiq.DMOS.xlsx", [note, [None], [None], head, *rows], "all_by_image", other="all_by_dst"
+    )
+    write_images(folder / "dst_imgs", [file for *_, file in CSIQ_FILES])
+    write_images(folder / "src_imgs", ["1600.png", "boston.png"])
+
+
+def csiq_text(folder):
+    lines = [f"{file.split('/')[1]} {0.25 * (level - 1)}" for *_, level, file in CSIQ_FILES]
+    write_text(folder / "csiq_label.txt", "\n".join(lines) + "\n")
+    write_images(folder / "dst_imgs", [file for *_, file in CSIQ_FILES])
+
+
+def csiq_one_folder(folder):
+    csiq_text(folder)
+    (folder / "dst_imgs").rename(folder / "unused")
+    write_images(folder / "dst_imgs_all", [file.split("/")[1] for *_, file in CSIQ_FILES])
+
+
+def tid(folder):
+    names = [f"I{r:02d}_{k:02d}_{level}.bmp" for r in range(1, 11) for k in (1, 24) for level in (1, 5)]
+    lines = [f"{9 * i / 39:.5f} {name}" for i, name in enumerate(names)]
+    write_text(folder / "mos_with_names.txt", "\r\n".join(lines) + "\r\n")
+    write_text(folder / "mos_std.txt", "\n".join("0.13013" for _ in names))
+    on_disk = [name.lower() if i % 2 else name.replace(".bmp", ".BMP") for i, name in enumerate(names)]
+    write_images(folder / "distorted_images", on_disk)
+    write_images(folder / "reference_images", ["I01.BMP"])
+
+
+def bid(folder):
+    head = ["Image Number", "Average Subjective Grade", "std"]
+    write_sheet(
+        folder / "DatabaseGrades.xlsx", [head, [1, 5.0, 0.5], [2, 2.5, 0.4], [586, 0.0, 0.1]], "Plan1"
+    )
+    write_images(folder / "ImageDatabase", [f"DatabaseImage{n:04d}.JPG" for n in (1, 2, 586)])
+
+
+def biq(folder):
+    train = [f"ss01 ({i}).jpg" for i in range(1, 21)]
+    lines = [f"{name},{i / 20:.2f},," for i, name in enumerate(train)]
+    write_text(folder / "Train (Images and MOS).csv", "\n".join(["Image Name,MOS,,", *lines, ",,,"]))
+    write_text(
+        folder / "Test (Images and MOS).csv", "Image Name,MOS\nss02 (752).jpg,0.5293\nss03 (1).jpg,1\n"
+    )
+    write_images(folder / "Images", [*(name.replace(".jpg", ".JPG") for name in train[:2]), *train[2:]])
+    write_images(folder / "Images", ["ss02 (752).jpg", "ss03 (1).jpg"])
+
+
+LAYOUTS = {  # layout: dataset, published scores of the first rows, the same rows from 0 to 100
+    koniq_sets: ("koniq10k", [77.3836206897, 68.7285714286], [77.3836206897, 68.7285714286]),
+    koniq_distributions: ("koniq10k", [77.3836206897, 68.7285714286], [77.3836206897, 68.7285714286]),
+    koniq_json: ("koniq10k", [77.4, 68.7], [77.4, 68.7]),
+    spaq: ("spaq", [48.86, 62.5], [48.86, 62.5]),
+    spaq_json: ("spaq", [49.86, 50.86], [49.86, 50.86]),
+    kadid: ("kadid10k", [1.0, 1.1], [0, 2.5]),
+    kadid_json: ("kadid10k", [4.0, 1.0], [75, 0]),
+    agiqa: ("agiqa3k", [0.965602553, 4.0], [19.31205106, 80]),
+    agiqa_json: ("agiqa3k", [1.25, 2.5], [25, 50]),
+    livec: ("livec", [70, 80], [70, 80]),
+    live: ("live", None, None),
+    csiq: ("csiq", [0, 0.25, 0.5, 0.75], [100, 75, 50, 25]),
+    csiq_text: ("csiq", [0, 0.25, 0.5, 0.75], [100, 75, 50, 25]),
+    csiq_one_folder: ("csiq", [0, 0.25, 0.5, 0.75], [100, 75, 50, 25]),
+    tid: ("tid2013", [0, 9 / 39], [0, 100 / 39]),
+    bid: ("bid", [5, 2.5, 0], [100, 50, 0]),
+    biq: ("biq2021", [0, 0.05], [0, 5]),
+}
+
+
+@pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.__name__)
+def layout(request, tmp_path):
+    """Dataset, data folder, scores as published and as mapped; unpacked under a name that says nothing."""
+    request.param(tmp_path / "unpacked" / "some-folder")
+    return (*LAYOUTS[request.param][:1], tmp_path, *LAYOUTS[request.param][1:])
+
+
+def test_every_layout_is_found_and_read_and_every_image_opens(layout):
+    name, data_folder, published, mapped = layout
+    assert locate(name, data_folder) == data_folder / "unpacked" / "some-folder"
+    table = load_table(name, data_folder=data_folder)
+    if mapped:
+        np.testing.assert_allclose(table["score"][: len(mapped)], mapped, atol=1e-3)
+        np.testing.assert_allclose(to_published(name, table["score"][: len(mapped)]), published, atol=1e-4)
+    for path in table["path"]:
+        with Image.open(path) as image:
+            assert image.size == (4, 4)
+    assert table["score"].between(0, 100).all() and set(table["split"]) <= set(catalog.SPLITS)
+
+
+def test_no_layout_is_taken_for_another_dataset(layout):
+    name, data_folder, *_ = layout
+    found = [
+        other for other in catalog.CATALOG if not catalog.CATALOG[other].build and locate(other, data_folder)
+    ]
+    assert found == [name]
+
+
+def test_no_reference_is_on_two_sides_in_any_of_the_ten_splits(layout):
+    name, data_folder, *_ = layout
+    splits = set()
+    for seed in range(10):
+        table = load_table(name, data_folder=data_folder, split_seed=seed)
+        assert (table.groupby("reference")["split"].nunique() == 1).all()
+        splits.add(tuple(table["split"]))
+        again = load_table(name, data_folder=data_folder, split_seed=seed)
+        assert again["split"].tolist() == table["split"].tolist()
+    if table["reference"].nunique() >= 10:
+        assert len(splits) > 1
+
+
+def test_a_path_to_a_folder_in_a_published_layout_is_read_as_that_dataset(tmp_path):
+    csiq(tmp_path / "x")
+    assert load_table(str(tmp_path / "x"))["score"].tolist() == [100, 75, 50, 25]
+    assert catalog.describe(str(tmp_path / "x")).title == "CSIQ"
+
+
+def test_both_label_files_of_koniq_say_the_same(tmp_path):
+    koniq_sets(tmp_path / "a")
+    koniq_distributions(tmp_path / "b")
+    a, b = (load_table("koniq10k", data_folder=tmp_path / x) for x in "ab")
+    columns = ["score", "std", *readers.VOTES, "c_total"]
+    np.testing.assert_allclose(a[columns].astype(float), b[columns].astype(float), atol=1e-6)
+    assert a[readers.VOTES].iloc[0].tolist() == [0, 0, 25, 73, 7]
+    assert a["split"].tolist() == ["train", "test", "val"]
+    assert a["std"][0] == pytest.approx(25 * 0.527277894494)
+
+
+def test_lists_with_a_split_come_before_koniqs_label_file_without_one(tmp_path):
+    koniq_distributions(tmp_path)
+    koniq_json(tmp_path)
+    assert load_table("koniq10k", data_folder=tmp_path, test_only=True)["image"].tolist() == [
+        "test/10007903636.jpg"
+    ]
+
+
+def test_the_larger_images_of_koniq_are_taken_where_both_are_there(tmp_path):
+    koniq_sets(tmp_path)
+    write_images(tmp_path / "512x384", KONIQ_NAMES)
+    assert load_table("koniq10k", data_folder=tmp_path)["image"].str.startswith("1024x768/").all()
+
+
+@pytest.mark.parametrize(("scale", "top"), [((0, 1), 1), ((1, 5), 5), ((0, 100), 100)])
+def test_json_lists_on_any_of_their_three_scales_give_the_same_scores(tmp_path, scale, top):
+    worst, best = scale
+    rows = [{"image": f"I0{i}_01_01.png", "score": worst + i / 4 * (best - worst)} for i in range(5)]
+    write_text(tmp_path / "kadid_test.json", json.dumps(rows))
+    write_images(tmp_path / "images", [row["image"] for row in rows])
+    table = load_table("kadid10k", data_folder=tmp_path)
+    np.testing.assert_allclose(table["score"], [0, 25, 50, 75, 100])
+    assert set(table["split"]) == {"test"}
+
+
+def test_synthetic_sets_tell_distortion_and_level(tmp_path):
+    kadid(tmp_path / "kadid")
+    tid(tmp_path / "tid")
+    csiq(tmp_path / "csiq")
+    table = load_table("kadid10k", data_folder=tmp_path)
+    assert set(table["distortion"]) == {"gaussian-blur", "contrast-change"}
+    assert set(table["severity"]) == {1, 5} and table["reference"].nunique() == 10
+    assert table["std"][0] == pytest.approx(0.496 * 25)  # the column called var holds a standard deviation
+    table = load_table("tid2013", data_folder=tmp_path)
+    assert set(table["distortion"]) == {"additive-gaussian-noise", "sparse-sampling"}
+    assert table["std"][0] == pytest.approx(0.13013 / 9 * 100)
+    table = load_table("csiq", data_folder=tmp_path)
+    assert table["reference"].tolist() == ["1600", "1600", "boston", "boston"]
+    assert table["severity"].tolist() == [1, 2, 3, 4] and (table["std"] == 10).all()
+
+
+def test_live_keeps_its_order_and_drops_the_undistorted_copies(tmp_path):
+    live(tmp_path)
+    table = load_table("live", data_folder=tmp_path)
+    assert len(table) == catalog.CATALOG["live"].images == 779
+    assert table["image"].iloc[0] == "jp2k/img204.bmp" and table["image"].iloc[-1] == "fastfading/img174.bmp"
+    assert table["score"].is_monotonic_decreasing  # the DMOS of the copy rises
+    assert table["reference"].iloc[0] == "ref00" and table["std"].iloc[0] == pytest.approx(5)
+
+
+def test_live_in_the_wild_leaves_out_the_images_that_trained_the_raters(tmp_path):
+    livec(tmp_path)
+    table = load_table("livec", data_folder=tmp_path)
+    assert table["image"].tolist() == ["Images/3.bmp", "Images/879.JPG", "Images/5.bmp"]
+    assert table["score"].tolist() == [70, 80, 90] and table["std"].tolist() == [7, 8, 9]
+
+
+def test_images_of_one_prompt_stay_together(tmp_path):
+    agiqa(tmp_path)
+    assert load_table("agiqa3k", data_folder=tmp_path)["reference"].tolist() == [
+        "statue of a man",
+        "statue of a man",
+        "a cat, asleep",
+    ]
+
+
+def test_an_official_split_without_validation_gets_a_tenth_of_the_training_images(tmp_path):
+    biq(tmp_path)
+    table = load_table("biq2021", data_folder=tmp_path)
+    assert table["split"].value_counts().to_dict() == {"train": 18, "val": 2, "test": 2}
+    plain = load_table("biq2021", data_folder=tmp_path, validation=False)
+    assert plain["split"].value_counts().to_dict() == {"train": 20, "test": 2}
+    assert (plain["split"] == "test").equals(table["split"] == "test")
+
+
+def test_a_cross_dataset_test_takes_the_official_test_part_or_else_every_image(tmp_path):
+    biq(tmp_path / "biq")
+    kadid(tmp_path / "kadid")
+    assert load_table("biq2021", data_folder=tmp_path, test_only=True)["image"].tolist() == [
+        "Images/ss02 (752).jpg",
+        "Images/ss03 (1).jpg",
+    ]
+    everything = load_table("kadid10k", data_folder=tmp_path, test_only=True)
+    assert len(everything) == 40 and set(everything["split"]) == {"test"}
+
+
+def test_parts_are_70_10_20_percent_of_the_references(tmp_path):
+    kadid(tmp_path)
+    table = load_table("kadid10k", data_folder=tmp_path, split_seed=3)
+    assert table.groupby("split")["reference"].nunique().to_dict() == {"train": 7, "val": 1, "test": 2}
+
+
+# --- where a dataset may lie ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [".", "koniq10k", "KonIQ-10k", "archives/koniq", "a/b"])
+def test_a_dataset_is_found_two_folders_deep_under_any_name(tmp_path, place):
+    koniq_sets(tmp_path / place)
+    assert locate("koniq10k", tmp_path) == (tmp_path / place).resolve()
+
+
+def test_a_folder_named_like_the_dataset_comes_first(tmp_path):
+    koniq_sets(tmp_path / "a-copy")
+    koniq_sets(tmp_path / "KonIQ-10k")
+    assert locate("koniq10k", tmp_path).name == "KonIQ-10k"
+
+
+def test_the_cache_and_hidden_folders_are_no_place_for_a_dataset(tmp_path):
+    koniq_sets(tmp_path / "cache")
+    koniq_sets(tmp_path / ".trash")
+    assert locate("koniq10k", tmp_path) is None
+
+
+def test_the_case_of_folders_and_label_files_does_not_count(tmp_path):
+    biq(tmp_path)
+    (tmp_path / "Images").rename(tmp_path / "images")
+    (tmp_path / "Test (Images and MOS).csv").rename(tmp_path / "test (images and MOS).CSV")
+    assert len(load_table("biq2021", data_folder=tmp_path)) == 22
+
+
+def test_a_dataset_may_be_a_link_to_another_disk(tmp_path):
+    koniq_sets(tmp_path / "disk")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "koniq10k").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert len(load_table("koniq10k", data_folder=tmp_path / "data")) == 3
+
+
+def test_tid2008_is_not_taken_for_tid2013(tmp_path):
+    write_text(tmp_path / "mos_with_names.txt", "5.5 I01_01_1.bmp\n4.5 I01_17_4.bmp\n")
+    assert locate("tid2013", tmp_path) is None
+
+
+def test_another_data_csv_is_not_taken_for_agiqa(tmp_path):
+    write_text(tmp_path / "data.csv", "name,price\na,1\n")
+    assert locate("agiqa3k", tmp_path) is None
+
+
+def test_a_dataset_that_is_absent_gets_one_page_of_what_to_put_where(tmp_path):
+    (tmp_path / "koniq10k").mkdir()
+    with pytest.raises(DataError) as error:
+        load_table("koniq10k", data_folder=tmp_path)
+    for part in (
+        str(tmp_path),
+        "1024x768/",
+        "koniq10k_distributions_sets.csv",
+        "http",
+        "Licence",
+        "is there, but",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", [n for n, d in catalog.CATALOG.items() if not d.build])
+def test_the_catalog_tells_all_that_a_user_needs(name):
+    dataset = catalog.CATALOG[name]
+    assert dataset.images > 500 and dataset.layouts and dataset.source.startswith("http")
+    assert all(
+        [dataset.title, dataset.scores, dataset.layout, dataset.split, dataset.citation, dataset.licence]
+    )
+    assert ("DMOS" in dataset.scores and name != "kadid10k") == (
+        dataset.score_range[0] > dataset.score_range[1]
+    )
+
+
+def test_the_page_in_the_data_folder_says_what_the_catalog_says():
+    page = (paths.CHECKOUT / "data" / "README.md").read_text(encoding="utf-8")
+    for name, dataset in catalog.CATALOG.items():
+        known = [
+            dataset.layout,
+            dataset.split,
+            dataset.licence,
+            dataset.source,
+            f"{dataset.images or 0:,} images",
+        ]
+        expected = [] if dataset.build else known
+        assert all(part in page for part in [f"`{name.removesuffix('-tiny')}`", *expected]), name
+
+
+# --- the published datasets themselves --------------------------------------------------------------------
+
+
+def test_biq2021_as_published(shared_data):
+    table = load_table("biq2021", data_folder=shared_data)
+    assert table["split"].value_counts().to_dict() == {"train": 2160, "val": 240, "test": 600}
+    assert table["score"].between(0, 100).all() and table["path"].is_unique
+    first = table.set_index("image").loc["Images/ss02 (752).jpg"]
+    assert first["score"] == pytest.approx(52.93) and first["split"] == "test"
+
+
+def test_live_in_the_wild_as_published(shared_data):
+    table = load_table("livec", data_folder=shared_data, test_only=True)
+    assert len(table) == 80 and set(table["split"]) == {"test"}
+    assert not table["image"].str.contains(r"/t\d\.bmp").any()
+    first = table.iloc[0]
+    assert (first["image"], round(first["score"], 3), round(first["std"], 3)) == (
+        "Images/104.bmp",
+        9.229,
+        11.902,
+    )
+
+
+def test_the_labels_of_koniq_as_published(shared_data):
+    table = readers.read_koniq(shared_data / "labels")
+    assert len(table) == catalog.CATALOG["koniq10k"].images
+    assert table["split"].value_counts().to_dict() == {"train": 7058, "val": 1000, "test": 2015}
+    votes = table[readers.VOTES]
+    assert (votes.sum(axis=1) == table["c_total"]).all()
+    mean = (votes * [1, 2, 3, 4, 5]).sum(axis=1) / table["c_total"]
+    assert mean.corr(table["score"].astype(float), method="spearman") > 0.99
+    assert np.allclose(votes.iloc[0], [0, 0, 25, 73, 7])
+
+
+def test_the_labels_of_agiqa_as_published(shared_data, tmp_path):
+    shutil.copy(shared_data / "labels" / "agiqa3k_data.csv", tmp_path / "data.csv")
+    table = readers.read_agiqa(tmp_path)
+    assert len(table) == catalog.CATALOG["agiqa3k"].images and table["reference"].nunique() == 300
+    assert readers.numbers(table["score"]).between(0, 5).all()
+
+
+@pytest.mark.parametrize(("name", "count"), [("kadid10k", 10125), ("spaq", 11125)])
+def test_labels_in_a_collectors_form_are_read_as_ones_own(shared_data, name, count):
+    table = readers.read_own(shared_data / "labels" / f"{name}.txt")
+    assert len(table) == count == catalog.CATALOG[name].images
+    assert {"image", "score", "distortion"} <= set(table)
+
+
+# --- labels of one's own ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    write_images(tmp_path, ["a.png", "b.png", "c.png", "sub/d.png"])
+
+    def write(content, name="labels.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_own_csv_may_be_separated_by_comma_semicolon_or_tab(own, separator):
+    path = own("image,score,std\r\na.png,1,0.5\r\n\r\nb.png,3,0.5\r\n".replace(",", separator))
+    table = load_table(path, (1, 5))
+    assert table["score"].tolist() == [0, 50] and table["std"].tolist() == [12.5, 12.5]
+
+
+def test_pyiqa_meta_information_with_a_header(own):
+    path = own(
+        "img_name,mos,std,split,c1,c2,c3,c4,c5,c_total\na.png,70,0.5,train,0,0,1,0,0,1\nb.png,20,1,test,1,0,0,0,0,1\n"
+    )
+    table = load_table(path, validation=False)
+    assert table["score"].tolist() == [70, 20] and table["split"].tolist() == ["train", "test"]
+    path = own("ref_name,dist_name,dmos\nx.png,a.png,0.1\nx.png,b.png,0.9\n")
+    table = load_table(path, (1, 0))
+    assert table["score"].tolist() == pytest.approx([90, 10]) and table["reference"].tolist() == ["x.png"] * 2
+
+
+def test_pyiqa_meta_information_without_a_header(own):
+    table = load_table(own("a.png   \t32.5   \t19.1   \nb.png   \t60   \t19   \n"))
+    assert table["image"].tolist() == ["a.png", "b.png"] and table["std"].tolist() == [19.1, 19]
+    table = load_table(own("I01.bmp\ta.png\t5.5\t0.1\nI01.bmp\tb.png\t1.5\t0.1\n"), (0, 9))
+    assert table["reference"].tolist() == ["I01.bmp"] * 2 and table["score"][0] == pytest.approx(
+        5.5 / 9 * 100
+    )
+
+
+def test_a_json_list(own):
+    path = own('[{"image": "a.png", "score": "40"}, {"image": "sub/d.png", "score": 60}]', "mine.json")
+    assert load_table(path)["score"].tolist() == [40, 60]
+
+
+def test_a_folder_with_one_label_file(own, tmp_path):
+    own("image,score\na.png,10\n")
+    own("not labels", "README.txt")
+    assert load_table(str(tmp_path))["score"].tolist() == [10]
+    own("[]", "other.json")
+    with pytest.raises(DataError, match=r"expected one label file .* found labels.csv, other.json"):
+        load_table(str(tmp_path))
+
+
+def test_a_relative_path_is_looked_for_in_the_data_folder(own, tmp_path):
+    own("image,score\na.png,10\n")
+    assert len(load_table("labels.csv", data_folder=tmp_path)) == 1
+
+
+def test_leading_folders_of_another_machine_are_left_out(own):
+    path = own("image,score\n/home/me/set/a.png,10\n/home/me/set/b.png,20\n")
+    assert load_table(path)["image"].tolist() == ["a.png", "b.png"]
+    path = own("image,score\nset\\sub\\d.png,10\n")
+    assert load_table(path)["image"].tolist() == ["sub/d.png"]
+
+
+def test_an_image_of_the_same_name_elsewhere_is_never_taken_for_a_missing_one(own, tmp_path):
+    write_images(tmp_path, ["sub/a.png"])
+    with pytest.raises(DataError, match=r"1 of 2 images are missing: 'd.png'"):
+        load_table(own("image,score\na.png,10\nd.png,20\n"))
+
+
+def test_case_differences_between_list_and_file_are_resolved_only_where_there_is_no_doubt(own, tmp_path):
+    assert load_table(own("image,score\nA.PNG,1\n"))["path"][0].endswith("a.png")
+    write_images(tmp_path, ["B.png"])
+    assert load_table(own("image,score\nb.png,1\n"))["path"][0].endswith("b.png")
+    with pytest.raises(DataError, match=r"line 2: 'b.PNG' may be any of .*name of its own"):
+        load_table(own("image,score\nb.PNG,1\n"))
+
+
+FAULTS = {
+    "a score that is no number": ("image,score\na.png,nan\n", "line 2: score 'nan' is not a number"),
+    "a decimal comma": ("image;score\na.png;1,5\n", "score '1,5' is not a number.*with a point"),
+    "a score out of range": (
+        "image,score\na.png,101\n",
+        "line 2: score 101 is outside 0.0–100.0.*score_range",
+    ),
+    "a row without image": ("image,score\na.png,1\n,2\n", "line 3: names no image"),
+    "a missing image": ("image,score\na.png,1\n\nz.png,2\n", "1 of 2 images are missing: 'z.png'"),
+    "the same image twice": (
+        "image,score\na.png,1\nb.png,2\na.png,1\n",
+        r"line 4: image 'a.png' was already in .*line 2",
+    ),
+    "the same image in another case": (
+        "image,score\na.png,1\nA.png,3\n",
+        "line 3: image 'A.png' was already",
+    ),
+    "a path out of the folder": ("image,score\n../x.png,1\n", "line 2: image '../x.png' leaves the folder"),
+    "an absolute path": ("image,score\n/etc/passwd,1\n", "line 2: image '/etc/passwd' leaves the folder"),
+    "an unknown split": (
+        "image,score,split\na.png,1,dev\n",
+        "line 2: split 'dev' is not one of train, val, test",
+    ),
+    "a torn reference": (
+        "image,score,split,reference\na.png,1,train,r\nb.png,2,test,r\n",
+        "line 3: reference 'r' is in test and in train.*one side",
+    ),
+    "no score column": ("image,quality\na.png,1\n", "no column 'score'; it has image, quality"),
+    "no rows": ("image,score\n", "has no rows"),
+    "nothing at all": ("", "is not a readable CSV"),
+    "too many cells": ("image,score\na.png,1\nb.png,2,3,4\n", "is not a readable CSV .*line 3"),
+    "another encoding": (
+        "image,score\ncafé.png,1\n".encode("cp1252"),
+        "line 2: not in UTF-8 .byte 0xE9.*iconv",
+    ),
+    "UTF-16": ("image,score\na.png,1\n".encode("utf-16"), "line 1: not in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_file_and_line_and_the_mend(own, fault):
+    content, message = FAULTS[fault]
+    with pytest.raises(DataError, match=message) as error:
+        load_table(own(content))
+    assert "\n" not in str(error.value) and "labels.csv" in str(error.value)
+
+
+def test_all_faults_come_in_one_message(own):
+    path = own("image,score,split\na.png,good,train\nz.png,500,train\na.png,2,dev\n,4,test\n")
+    table, faults = read_labels(path)
+    assert len(table) == 4 and len(faults) == 6
+    with pytest.raises(DataError) as error:
+        load_table(path)
+    for part in ("'good'", "500", "'z.png'", "already", "'dev'", "names no image"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"image": "a.png", "score": 1}', "line 1: not readable as JSON"),
+        ('{"image": "a.png"}', "expected a list of objects"),
+        ("[]", "expected a list of objects"),
+        ('[{"image": "a.png"}]', 'have no "score"'),
+        ('[{"image": "a.png", "score": 1}, {"image": "b.png"}]', "entry 2: score '' is not a number"),
+    ],
+)
+def test_a_fault_in_a_json_list_is_named(own, content, message):
+    with pytest.raises(DataError, match=message):
+        load_table(own(content, "mine.json"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "file", "name"),
+    [
+        (spaq, "Annotations/MOS and Image attribute scores.xlsx", "spaq"),
+        (livec, "Data/AllMOS_release.mat", "livec"),
+        (csiq, "csiq.DMOS.xlsx", "csiq"),
+    ],
+)
+def test_a_damaged_label_file_is_named(tmp_path, layout, file, name):
+    layout(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=rf"{file} is not a readable"):
+        load_table(name, data_folder=tmp_path)
+
+
+def test_lists_of_unequal_length_are_refused(tmp_path):
+    livec(tmp_path / "a")
+    savemat(tmp_path / "a/Data/AllMOS_release.mat", {"AllMOS_release": np.ones((1, 9))})
+    with pytest.raises(DataError, match="10 images, 9 scores, 10 deviations; these should be equally many"):
+        load_table("livec", data_folder=tmp_path)
+
+
+def test_an_image_without_row_and_a_published_image_that_is_missing(tmp_path):
+    tid(tmp_path)
+    write_images(tmp_path / "distorted_images", ["extra.bmp"])  # no row: it has no score to learn
+    assert len(load_table("tid2013", data_folder=tmp_path)) == 40
+    (tmp_path / "distorted_images" / "i01_01_5.bmp").unlink()
+    with pytest.raises(DataError, match=r"1 of 40 images are missing: 'distorted_images/I01_01_5.bmp'"):
+        load_table("tid2013", data_folder=tmp_path)
+
+
+def test_reading_never_changes_a_dataset(tmp_path):
+    biq(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    load_table("biq2021", data_folder=tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_an_embedded_set_has_one_official_split(home):
+    table = load_table("offline-wild-tiny", split_seed=0)
+    assert table["split"].equals(load_table("offline-wild-tiny", split_seed=7)["split"])
+    only = load_table("offline-wild-tiny", test_only=True)
+    assert 0 < len(only) == (table["split"] == "test").sum()
+    assert pd.api.types.is_float_dtype(table["severity"])
