@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_train(commands)
     _add_data(commands)
     options = parser.parse_args(arguments)
     try:
@@ -46,6 +47,42 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="override a key",
     )
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser("train", help="train the runs of an experiment that are missing")
+    train.add_argument(
+        "--profile", default="demo", help="a name in notebooks/profiles, or a YAML file's path"
+    )
+    train.add_argument("--experiment", help="one of the experiments; all where left out")
+    train.add_argument("--run", action="append", metavar="LABEL", help="this run of the experiment alone")
+    train.add_argument("--seeds", metavar="0,1,2", help="instead of the profile's")
+    train.add_argument(
+        "--dry-run", action="store_true", help="list the runs and what they cost, train nothing"
+    )
+    train.add_argument("-p", nargs="+", action="extend", default=[], dest="overrides", metavar="NAME=VALUE")
+    train.set_defaults(act=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    overrides = _read_overrides(options.overrides)
+    if options.seeds:
+        overrides["seeds"] = _read_overrides([f"seeds=[{options.seeds}]"])["seeds"]
+    from iqa_lib import experiments
+    from iqa_lib.profile import load_profile
+
+    settings = load_profile(options.profile, **overrides)
+    names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
+    if options.dry_run:
+        from iqa_lib.plan import print_plan
+
+        print_plan(settings, names, options.run)
+        return 0
+    for name in names:
+        for label, runs in experiments.results(settings, name, options.run).items():
+            scores = ", ".join(f"{run.result['test']['SRCC']['value']:.4f}" for run in runs)
+            print(f"{name}: {label}: test SRCC {scores}")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

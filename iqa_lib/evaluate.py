@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 
 import filelock
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from iqa_lib import paths
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, grid_crops, random_crops
+from iqa_lib.data.crops import ImageSet, grid_crops, load_images, random_crops
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
+from iqa_lib.runs import Run
 
 Crop = tuple[int, int, int, bool]
 EVALUATION_BATCH = 64
@@ -124,6 +126,14 @@ def predict(
         crops: of these rows; a fixed grid that covers each image where this is None.
     """
     crops = crops or grid_crops(images, rows, settings.crop_size)
+    table = predict_crops(settings, model, images, crops, what)
+    return table.groupby("row").mean().loc[rows].reset_index(drop=True)
+
+
+def predict_crops(
+    settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
+) -> pd.DataFrame:
+    """As `predict`, of each crop, with the ``row`` of its image."""
     scores, alphas = [], []
     model.eval()
     with torch.inference_mode():
@@ -135,7 +145,22 @@ def predict(
     if alphas:
         names = [f"alpha{s + 1}" for s in range(alphas[0].shape[1])]
         table[names] = torch.cat(alphas).double().numpy()
-    return table.groupby("row").mean().loc[rows].reset_index(drop=True)
+    return table
+
+
+def test_on(run: Run, dataset: str) -> pd.DataFrame:
+    """A run's predictions on the test images of another dataset; scored once, then read from the run's folder."""
+    images = load_images(run.settings, dataset, test_only=True)
+    path = run.folder / f"test-{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{images.fingerprint}.parquet"
+    if not path.is_file():
+        rows = images.rows("test")
+        table = images.table.drop(columns="path")
+        table = table.join(predict(run.settings, run.load_model(), images, rows, dataset))
+        paths.write_atomically(path, table.to_parquet(None, index=False))
+    return pd.read_parquet(path)
+
+
+test_on.__test__ = False  # pytest takes the name for a test's
 
 
 def stage_batches(

@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from iqa_lib import metrics
+from iqa_lib import explain, metrics
 from iqa_lib.data.crops import ImageSet
 from iqa_lib.data.distortions import DISTORTIONS, distort
 
@@ -20,7 +20,7 @@ sns.set_theme(
     style="ticks",
     palette="colorblind",
     font_scale=0.9,
-    rc={"axes.spines.top": False, "axes.spines.right": False},
+    rc={"axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42},
 )
 
 
@@ -37,13 +37,76 @@ def gallery(images: ImageSet, rows: np.ndarray, titles: list[str], columns: int 
     return figure
 
 
-def score_histogram(table: pd.DataFrame, score_label: str) -> Figure:
-    """How the scores of each split are spread."""
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.4), sharex=True)
-    for axis, (split, part) in zip(axes, table.groupby("split", sort=False), strict=False):
-        axis.hist(part["score"], bins=np.arange(0, 101, 5), color=SPLIT_COLOURS[split])
-        axis.set(title=f"{split}, n = {len(part)}", xlabel=score_label, ylabel="images")
-        axis.xaxis.label.set_size(7.5)
+def galleries(sets: dict[str, ImageSet], columns: int = 8) -> Figure:
+    """A row per dataset: test images from its lowest to its highest score."""
+    figure, axes = plt.subplots(
+        len(sets), columns, figsize=(1.6 * columns, 1.45 * len(sets) + 0.2), squeeze=False
+    )
+    for line, (name, images) in zip(axes, sets.items(), strict=True):
+        rows = images.rows("test")
+        rows = rows[np.argsort(images.scores(rows), kind="stable")]
+        for axis, row in zip(
+            line, rows[np.linspace(0, len(rows) - 1, columns).round().astype(int)], strict=True
+        ):
+            axis.imshow(images.image(row))
+            axis.set_title(f"{images.scores(np.array([row]))[0]:.0f}", fontsize=8, pad=2)
+            axis.set(xticks=[], yticks=[])
+            sns.despine(ax=axis, left=True, bottom=True)
+        line[0].set_ylabel(name, fontsize=8.5)
+    figure.tight_layout(h_pad=0.4, w_pad=0.3)
+    return figure
+
+
+def score_histograms(sets: dict[str, ImageSet]) -> Figure:
+    """How the scores of each dataset are spread, its splits laid over each other as outlines."""
+    columns = min(2, len(sets))
+    lines = -(-len(sets) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(4 * columns, 2.3 * lines), sharex=True, squeeze=False
+    )
+    for axis in axes.flat[len(sets) :]:
+        axis.axis("off")
+    for axis, (name, images) in zip(axes.flat, sets.items(), strict=False):
+        for split, part in images.table.groupby("split", sort=False):
+            axis.hist(
+                part["score"], np.arange(0, 101, 5), histtype="step", lw=1.5, density=True,
+                color=SPLIT_COLOURS[split], label=f"{split}, n = {len(part)}",
+            )  # fmt: skip
+        axis.set(title=name, xlabel="score (0–100, higher is better)", ylabel="share of images per point")
+        axis.title.set_size(9)
+        axis.yaxis.label.set_size(8)
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    figure.tight_layout()
+    return figure
+
+
+def rating_noise(sets: dict[str, ImageSet]) -> Figure:
+    """How much people disagree about an image: the deviation of its ratings against their mean."""
+    noisy = {name: images.table for name, images in sets.items() if "std" in images.table}
+    figure, axes = plt.subplots(1, len(noisy), figsize=(4 * len(noisy), 2.8), squeeze=False)
+    for axis, (name, table) in zip(axes.flat, noisy.items(), strict=True):
+        axis.scatter(table["score"], table["std"], s=6, alpha=0.35, lw=0, color=COLOURS[0])
+        axis.axhline(table["std"].median(), color=COLOURS[3], lw=1.2)
+        axis.set(
+            title=f"{name}, n = {len(table)}, median {table['std'].median():.1f}",
+            xlabel="MOS (0–100)",
+            ylabel="SD of the ratings (points)",
+            ylim=(0, None),
+        )
+        axis.title.set_size(9)
+    figure.tight_layout()
+    return figure
+
+
+def raters_curve(agreement: pd.DataFrame) -> Figure:
+    """SRCC of the mean of k raters with the others', with the paper's claim for the model where it has one."""
+    figure, axis = plt.subplots(figsize=(4.6, 3))
+    for (name, part), colour in zip(agreement.groupby("dataset", sort=False), COLOURS, strict=False):
+        axis.plot(part["raters"], part["SRCC"], marker="o", ms=4, color=colour, label=name)
+    axis.set(xscale="log", xlabel="raters whose mean is taken", ylabel="SRCC with the other raters")
+    axis.set_xticks(ticks := sorted(set(agreement["raters"])), ticks)
+    axis.minorticks_off()
+    axis.legend(frameon=False)
     figure.tight_layout()
     return figure
 
@@ -55,19 +118,21 @@ def severity_against_score(table: pd.DataFrame, score_label: str) -> Figure:
         single, x="severity", y="score", hue="split", col="distortion", col_wrap=5, height=1.7, aspect=1.05,
         s=16, palette=SPLIT_COLOURS, linewidth=0,
     )  # fmt: skip
-    grid.set_titles("{col_name}").set_axis_labels("severity (0–1)", "score (0–100)").set(ylim=(0, 100))
+    grid.set_titles("{col_name}").set_axis_labels("severity", "score (0–100)").set(ylim=(0, 100))
     grid.figure.suptitle(score_label, y=1.02, fontsize=9)
     return grid.figure
 
 
 def training_curves(epochs: pd.DataFrame, best_epoch: int) -> Figure:
-    """Loss and validation SRCC per epoch; the kept epoch is marked."""
+    """Loss per epoch, and the SRCC of the split that chooses the epoch; the kept one is marked."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
     left.plot(epochs["epoch"], epochs["train_loss"], marker="o", ms=3, color=COLOURS[0])
     left.set(xlabel="epoch", ylabel="training loss (points of 100)", ylim=(0, None))
-    right.plot(epochs["epoch"], epochs["val_srcc"], marker="o", ms=3, color=COLOURS[1])
+    split = "val" if "val_srcc" in epochs else "test"
+    right.plot(epochs["epoch"], epochs[f"{split}_srcc"], marker="o", ms=3, color=SPLIT_COLOURS[split])
     right.axvline(best_epoch, color="0.4", ls=":", label=f"kept: epoch {best_epoch}")
-    right.set(xlabel="epoch", ylabel="validation SRCC")
+    named = {"val": "validation", "test": "test"}[split]
+    right.set(xlabel="epoch", ylabel=f"{named} SRCC, which chooses")
     right.legend(frameon=False)
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -144,3 +209,333 @@ def distortion_gallery(photograph: np.ndarray) -> Figure:
 def _middle(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     return image[height // 4 : height - height // 4, width // 4 : width - width // 4]
+
+
+# --- experiments: wide enough for one column of a paper (3.4 in) ------------------------------------------
+
+COLUMN = 3.4
+PAPER = {"color": COLOURS[7], "marker": "D", "ls": "", "ms": 4, "label": "paper (KonIQ-10k, its protocol)"}
+
+
+def _label_small(axis: plt.Axes) -> None:
+    axis.tick_params(labelsize=7.5)
+    for text in (axis.xaxis.label, axis.yaxis.label):
+        text.set_size(8)
+
+
+def bars_of_variants(table: pd.DataFrame, points: dict[str, np.ndarray]) -> Figure:
+    """Mean SRCC of each variant with its 95 % interval, a dot for every seed, and the paper's value."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(table) + 1.15))
+    place = np.arange(len(table))[::-1]
+    span = np.abs(table[["95 % low", "95 % high"]].to_numpy().T - table["SRCC"].to_numpy())
+    axis.errorbar(
+        table["SRCC"],
+        place,
+        xerr=span,
+        fmt="o",
+        ms=5,
+        capsize=2.5,
+        color=COLOURS[0],
+        label="mean, 95 % interval",
+    )
+    for y, label in zip(place, table["variant"], strict=True):
+        values = points[label]
+        axis.plot(
+            values,
+            np.full(len(values), y - 0.22),
+            "|",
+            ms=6,
+            color=COLOURS[3],
+            label="one seed" if y == place[0] else None,
+        )
+    if "paper: SRCC" in table and table["paper: SRCC"].notna().any():
+        axis.plot(table["paper: SRCC"], place + 0.22, **PAPER)
+    axis.set_yticks(place, [textwrap.fill(v, 24) for v in table["variant"]])
+    axis.set(xlabel=f"test SRCC, n = {table['n'].iloc[0]}", ylim=(-0.6, len(table) - 0.4))
+    axis.legend(
+        frameon=False, fontsize=6.5, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2, borderpad=0
+    )
+    _label_small(axis)
+    figure.tight_layout()
+    return figure
+
+
+def sizes_curve(table: pd.DataFrame) -> Figure:
+    """Test SRCC against the number of parameters; controls are hollow."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.5))
+    control = table["variant"].str.startswith("control")
+    for part, fill in ((table[~control], COLOURS[0]), (table[control], "white")):
+        span = np.abs(part[["95 % low", "95 % high"]].to_numpy().T - part["SRCC"].to_numpy())
+        axis.errorbar(
+            part["parameters (M)"],
+            part["SRCC"],
+            yerr=span,
+            fmt="o",
+            ms=5,
+            capsize=2.5,
+            color=COLOURS[0],
+            mfc=fill,
+        )
+    for row in table.itertuples():
+        axis.annotate(
+            row.backbone.split(".")[0].removeprefix("tf_"),
+            (row[table.columns.get_loc("parameters (M)") + 1], row.SRCC),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=6.5,
+        )
+    if table["paper: SRCC"].notna().any():
+        axis.plot(table["paper: parameters (M)"], table["paper: SRCC"], **PAPER)
+        axis.legend(frameon=False, fontsize=6.5)
+    axis.set(xlabel="parameters (million)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}", xscale="log")
+    axis.margins(x=0.25)
+    _label_small(axis)
+    figure.tight_layout()
+    return figure
+
+
+def learning_rate_curve(table: pd.DataFrame) -> Figure:
+    """Test SRCC against the factor on all learning rates."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.4))
+    span = np.abs(table[["95 % low", "95 % high"]].to_numpy().T - table["SRCC"].to_numpy())
+    axis.errorbar(
+        table["factor"],
+        table["SRCC"],
+        yerr=span,
+        fmt="o-",
+        ms=4,
+        capsize=2.5,
+        color=COLOURS[0],
+        label="measured, 95 % interval",
+    )
+    axis.plot(table["factor"], table["paper: SRCC"], **PAPER)
+    axis.set(xscale="log", xlabel="learning rates × factor", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
+    axis.set_xticks(ticks := table["factor"].tolist(), [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    axis.legend(frameon=False, fontsize=6.5)
+    _label_small(axis)
+    figure.tight_layout()
+    return figure
+
+
+def cross_dataset_heatmap(table: pd.DataFrame) -> Figure:
+    """Test SRCC of each method on each dataset; the paper's in brackets where it has one."""
+    value = table.pivot(index="variant", columns="dataset", values="SRCC")[table["dataset"].unique()]
+    paper = table.pivot(index="variant", columns="dataset", values="paper: SRCC")[value.columns]
+    text = value.map("{:.3f}".format) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
+    counts = table.drop_duplicates("dataset").set_index("dataset")["n"]
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.55 * len(value) + 1.2))
+    sns.heatmap(
+        value,
+        annot=text,
+        fmt="",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        annot_kws={"size": 7.5},
+        cbar_kws={"label": "test SRCC"},
+        ax=axis,
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.set_xticklabels([f"{d}\nn = {counts[d]}" for d in value.columns], rotation=20, ha="right")
+    axis.tick_params(labelsize=7)
+    figure.tight_layout()
+    return figure
+
+
+# --- attention and feature maps ---------------------------------------------------------------------------
+
+STAGES = ["stage 1", "stage 2", "stage 3", "stage 4"]
+STAGE_COLOURS = sns.color_palette("viridis", 4)  # dark to light with depth, readable when printed in grey
+
+
+def attention_examples(images: ImageSet, rows: np.ndarray, test: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Three test images over their stage weights, beside those of the paper's images of like quality.
+
+    ``test`` holds one row for each of ``rows``; ``paper`` is the table ``attention_examples``.
+    """
+    figure, axes = plt.subplots(2, 3, figsize=(9, 4.6), height_ratios=[1.5, 1], layout="constrained")
+    for (top, bottom), row, seen, theirs in zip(
+        axes.T, rows, test.itertuples(), paper.itertuples(), strict=True
+    ):
+        top.imshow(images.image(row))
+        top.axis("off")
+        top.set_title(
+            f"{theirs.quality} quality: score {seen.score:.0f}, predicted {seen.prediction:.0f}", fontsize=10
+        )
+        ours = [getattr(seen, alpha) for alpha in explain.ALPHAS]
+        published = [theirs.stage1, theirs.stage2, theirs.stage3, theirs.stage4]
+        place = np.arange(4)
+        bottom.bar(place - 0.2, ours, 0.4, color=COLOURS[0], label="this run")
+        bottom.bar(place + 0.2, published, 0.4, color="0.85", hatch="//", ec="0.4", lw=0.5, label="paper")
+        for x, value in [*zip(place - 0.2, ours, strict=True), *zip(place + 0.2, published, strict=True)]:
+            bottom.text(x, value + 0.02, f"{value:.2f}", ha="center", fontsize=7.5)
+        bottom.set(ylim=(0, 1.15), xticks=place, xticklabels=STAGES)
+    axes[1, 0].set_ylabel("weight (sum 1)")
+    axes[1, 0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def attention_against_score(
+    test: pd.DataFrame, control: pd.DataFrame, tenth: pd.Series, label: str
+) -> Figure:
+    """Entropy and each weight of every test image, with the mean of each tenth; an untrained attention in grey.
+
+    Bars are 95 % intervals over the images of a tenth.
+    """
+    figure, axes = plt.subplots(1, 5, figsize=(13, 3), sharex=True, layout="constrained")
+    columns = ["entropy", *explain.ALPHAS]
+    data, untrained = (t.assign(entropy=explain.entropy(t)) for t in (test, control))
+    for axis, column, title in zip(axes, columns, ["entropy", *STAGES], strict=True):
+        colour = COLOURS[0]
+        axis.scatter(data["score"], data[column], s=7, color=colour, alpha=0.3, lw=0, label="test image")
+        for table, style in ((untrained, {"color": "0.5", "ls": "--"}), (data, {"color": colour, "lw": 2})):
+            means = table.groupby(tenth)[["score", column]].agg(["mean", "sem"])
+            axis.errorbar(
+                means["score", "mean"], means[column, "mean"], 1.96 * means[column, "sem"], capsize=2, **style,
+                label="untrained attention" if table is untrained else "mean of a tenth",
+            )  # fmt: skip
+        axis.set(title=title, ylim=(-0.05, 2.1 if column == "entropy" else 1.05), xlim=(-2, 102))
+    axes[0].set_ylabel("entropy of the weights (bits)")
+    axes[1].set_ylabel("weight (the four sum to 1)")
+    axes[2].set_xlabel(f"{label}, 0–100; n = {len(test)} test images")
+    axes[-1].legend(frameon=False, fontsize=7.5)
+    return figure
+
+
+def attention_by_group(by_tenth: pd.DataFrame, by_kind: pd.DataFrame | None) -> Figure:
+    """Mean stage weights of each tenth of the scores and, where known, under each kind of fault.
+
+    The tables are those of `tables.attention_by`.
+    """
+    tables = [by_tenth] if by_kind is None else [by_tenth, by_kind.sort_values("score")]
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(6 * len(tables), 3.8), squeeze=False, layout="constrained"
+    )
+    for axis, table in zip(axes[0], tables, strict=True):
+        group, share = table.columns[0], table.columns[-1]
+        names = [f"{name}  (n = {n})" for name, n in zip(table[group], table["n"], strict=True)]
+        left = np.zeros(len(table))
+        for column, stage, colour in zip(explain.ALPHAS, STAGES, STAGE_COLOURS, strict=True):
+            axis.barh(names, table[column], left=left, color=colour, label=stage, ec="white", lw=0.5)
+            left += table[column].to_numpy()
+        for place, value in enumerate(table[share]):
+            axis.text(1.02, place, f"{value:.0%}", va="center", fontsize=8)
+        axis.text(1.02, len(table) - 0.2, share.replace(" on one", "\non one"), fontsize=7.5)
+        axis.set(xlim=(0, 1), xlabel="mean stage weight", ylabel=f"{group} (low scores at the bottom)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=4, loc="outside lower center", fontsize=8)
+    return figure
+
+
+def scores_with_other_weights(table: pd.DataFrame) -> Figure:
+    """What SRCC loses when the learned weights are replaced: paired differences with 95 % intervals."""
+    learned, others = table.iloc[0], table.iloc[1:]
+    figure, axis = plt.subplots(figsize=(8, 0.36 * len(others) + 1.3), layout="constrained")
+    value, place = others["difference of SRCC"], np.arange(len(others))
+    reach = [value - others["95 % low"], others["95 % high"] - value]
+    axis.errorbar(value, place, xerr=reach, fmt="o", color=COLOURS[0], capsize=3)
+    axis.axvline(0, color="0.5", lw=1, ls="--")
+    axis.set_yticks(
+        place, [f"{w}: SRCC {s:.3f}" for w, s in zip(others["weights"], others["SRCC"], strict=True)]
+    )
+    axis.invert_yaxis()
+    axis.set(
+        xlabel="SRCC less that with the learned weights",
+        title=f"weights in place of the learned ones (SRCC {learned['SRCC']:.3f})",
+    )
+    return figure
+
+
+def feature_maps(shown: list[tuple[np.ndarray, explain.Examination]], titles: list[str]) -> Figure:
+    """Images, a row each, with the activation maps of the four stages; a stage has one scale for all rows."""
+    figure, axes = plt.subplots(
+        len(shown), 5, figsize=(13, 2.25 * len(shown) + 0.6), squeeze=False, layout="constrained"
+    )
+    _draw_maps(figure, axes, shown)
+    for row, title in zip(axes, titles, strict=True):
+        row[0].set_title(title, fontsize=9)
+    return figure
+
+
+def maps_under_distortion(shown: list[tuple[np.ndarray, explain.Examination]], name: str) -> Figure:
+    """A photograph and its activation maps, a column for each level; a stage has one scale for all levels."""
+    figure, axes = plt.subplots(5, len(shown), figsize=(2.1 * len(shown) + 0.8, 8.2), layout="constrained")
+    _draw_maps(figure, axes.T, shown, below=False)
+    for level, (axis, (_, seen)) in enumerate(zip(axes[0], shown, strict=True)):
+        what = f"{name}, level {level}" if level else "original"
+        axis.set_title(f"{what}\npredicted {seen.score:.0f}", fontsize=8.5)
+    return figure
+
+
+def _draw_maps(figure: Figure, axes: np.ndarray, shown: list, below: bool = True) -> None:
+    """``axes`` (images, 5): the image and its maps, with a colour bar for each stage."""
+    for row, (image, _) in zip(axes, shown, strict=True):
+        row[0].imshow(image)
+        for axis in row:
+            axis.axis("off")
+    for stage, name in enumerate(STAGES):
+        maps = [seen.activation_SHW[stage] for _, seen in shown]
+        scale = {"vmin": min(m.min() for m in maps), "vmax": np.quantile(np.concatenate(maps, None), 0.995)}
+        column = axes[:, stage + 1]
+        for axis, activation in zip(column, maps, strict=True):
+            drawn = axis.imshow(activation, cmap="viridis", **scale)
+        where = {"location": "bottom", "aspect": 30} if below else {"location": "right", "aspect": 12}
+        bar = figure.colorbar(drawn, ax=list(column), shrink=0.85, pad=0.01, extend="max", **where)
+        bar.set_label(f"{name}: mean |activation|", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+
+
+def stage_statistics(table: pd.DataFrame, label: str) -> Figure:
+    """Each image's mean activation and its unevenness over places, against the score, for the four stages."""
+    figure, axes = plt.subplots(2, 4, figsize=(11, 4.8), sharex=True, layout="constrained")
+    for line, quantity in zip(axes, ("activation", "unevenness"), strict=True):
+        for axis, (stage, part), colour in zip(line, table.groupby("stage"), STAGE_COLOURS, strict=True):
+            axis.scatter(part["score"], part[quantity], s=12, color=colour, ec="0.3", lw=0.3)
+            axis.set_title(
+                f"stage {stage}, SRCC {metrics.srcc(part[quantity], part['score']):+.2f}", fontsize=9
+            )
+            axis.set_xlim(-2, 102)
+    axes[0, 0].set_ylabel("mean |activation|")
+    axes[1, 0].set_ylabel("SD over places / mean")
+    figure.supxlabel(f"{label}, 0–100; n = {table['row'].nunique()} test images", fontsize=9)
+    return figure
+
+
+def activation_by_level(table: pd.DataFrame) -> Figure:
+    """How each stage's mean activation moves as a distortion grows, in % of the original photograph's."""
+    kinds = table["distortion"].unique()
+    figure, axes = plt.subplots(
+        1, len(kinds), figsize=(3.4 * len(kinds), 3), sharey=True, layout="constrained"
+    )
+    for axis, kind in zip(np.atleast_1d(axes), kinds, strict=True):
+        for (stage, part), colour, marker in zip(
+            table[table["distortion"] == kind].groupby("stage"), STAGE_COLOURS, "osD^", strict=True
+        ):
+            original = part.loc[part["level"] == 0, "activation"].item()
+            change = 100 * part["activation"] / original
+            axis.plot(part["level"], change, marker=marker, color=colour, label=f"stage {stage}")
+        axis.axhline(100, color="0.6", lw=0.8, ls="--")
+        axis.set(title=kind, xlabel="level (0: original)")
+    np.atleast_1d(axes)[0].set_ylabel("mean |activation| (% of original)")
+    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def local_maps(image: np.ndarray, quality: np.ndarray, added: np.ndarray, title: str) -> Figure:
+    """An image, its local quality, and what each part adds to its score."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    reach = np.abs(added).max()
+    axes[0].imshow(image)
+    axes[0].set_title(title)
+    for axis, layer, options, name, unit in (
+        (axes[1], quality, {"cmap": "viridis"}, "local quality", "score of small crops (0–100)"),
+        (axes[2], added, {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach}, "what a part adds", "points lost when blurred"),
+    ):  # fmt: skip
+        axis.imshow(image.mean(axis=2), cmap="gray")
+        drawn = axis.imshow(layer, alpha=0.7, **options)
+        axis.set_title(name)
+        figure.colorbar(drawn, ax=axis, label=unit, shrink=0.9)
+    for axis in axes:
+        axis.axis("off")
+    return figure

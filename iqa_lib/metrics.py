@@ -95,37 +95,37 @@ def logistic(x: np.ndarray, top: float, bottom: float, middle: float, width: flo
 def fit_logistic(predicted: np.ndarray, score: np.ndarray) -> tuple[float, ...] | None:
     """Parameters of `logistic` that map predictions to scores.
 
-    None where the images do not determine a rising curve: fewer than five, a value that is not finite, no
-    convergence, a falling fit, or one known less well, somewhere between the lowest and the highest
-    prediction, than the scores vary (a step between two images, an asymptote far outside the scale).
+    None where the images do not determine a rising curve: fewer than six, a value that is not finite, no
+    convergence, no finite covariance, a falling fit, a step (5 % to 95 % within a third of the predictions'
+    standard deviation), or a curve no better than the mean score (F-test at 5 %).
     """
     predicted, score = np.asarray(predicted, float), np.asarray(score, float)
     finite = np.isfinite(predicted).all() and np.isfinite(score).all()
-    if len(predicted) < 5 or not finite or np.ptp(predicted) == 0 or np.ptp(score) == 0:
+    if len(predicted) < 6 or not finite or np.ptp(predicted) == 0 or np.ptp(score) == 0:
         return None
     start = (np.max(score), np.min(score), np.mean(predicted), np.std(predicted))
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", optimize.OptimizeWarning)
             parameters, covariance = optimize.curve_fit(logistic, predicted, score, p0=start, maxfev=10_000)
-            grid = np.linspace(predicted.min(), predicted.max(), 200)
-            known_to = 2 * _error_of_logistic(grid, parameters, covariance)
     except RuntimeError:
         return None
-    top, bottom, *_ = parameters
-    if not (top > bottom and np.all(known_to < np.std(score))):
+    top, bottom, _, width = parameters
+    step = 2 * np.log(19) * np.abs(width) < np.std(predicted) / 3
+    if not (np.isfinite(parameters).all() and np.isfinite(covariance).all()) or top <= bottom or step:
+        return None
+    if not _better_than_mean(logistic(predicted, *parameters), score, len(parameters)):
         return None
     return tuple(float(p) for p in parameters)
 
 
-def _error_of_logistic(x: np.ndarray, parameters: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Standard error of the fitted curve at ``x`` (delta method); nan or inf where it is not determined."""
-    top, bottom, middle, width = parameters
-    z = (x - middle) / np.abs(width)
-    share = special.expit(z)
-    slope = (top - bottom) * share * (1 - share)
-    gradient = np.stack([share, 1 - share, -slope / np.abs(width), -slope * z / width])
-    return np.sqrt(np.einsum("px,pq,qx->x", gradient, covariance, gradient))
+def _better_than_mean(fitted: np.ndarray, score: np.ndarray, parameters: int) -> bool:
+    left = np.sum((score - fitted) ** 2)
+    explained = np.sum((score - score.mean()) ** 2) - left
+    of_curve, of_rest = parameters - 1, len(score) - parameters
+    return bool(
+        stats.f.sf(explained / of_curve, of_curve, of_rest, scale=max(left / of_rest, _ROUNDING)) < ALPHA
+    )
 
 
 # ------------------------------------------------------------------------------------------------- intervals

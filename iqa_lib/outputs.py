@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from iqa_lib import paths
 from iqa_lib.profile import Profile
@@ -29,12 +30,48 @@ def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data
 
 
 def save_table(settings: Profile, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
-    """Write ``figures/<profile>/NAME.csv``; returns the table to show."""
+    """Write ``figures/<profile>/NAME.csv`` and ``.tex`` (booktabs); returns the table to show."""
     settings.figures.mkdir(parents=True, exist_ok=True)
     target = settings.figures / f"{name}.csv"
     table.to_csv(target, index=False)
+    paths.write_atomically(target.with_suffix(".tex"), to_latex(table, name, caption))
     _remember("tables", {"name": name, "caption": caption, "file": str(target)})
     return table
+
+
+BEST_IS_HIGH = ("SRCC", "PLCC", "KRCC")  # measured columns whose best value is set in bold
+
+
+def styled(table: pd.DataFrame, caption: str = "") -> Styler:
+    """The table as notebooks show it: four digits, the best measured value in bold."""
+    best = [c for c in BEST_IS_HIGH if c in table]
+    return (
+        table.style.hide(axis="index")
+        .format(precision=4, na_rep="–")
+        .highlight_max(subset=best, props="font-weight: bold")
+        .set_caption(caption)
+    )
+
+
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"Δ": r"$\Delta$", "α": r"$\alpha$", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\geq$", "−": "$-$"}
+    | {"–": "--", "“": "``", "”": "''"}
+)
+
+
+def to_latex(table: pd.DataFrame, name: str, caption: str) -> str:
+    """A booktabs table with caption and label (``\\usepackage{booktabs}``), the best measured value in bold."""
+    best = [c for c in BEST_IS_HIGH if c in table]
+    texts = table.select_dtypes(exclude="number").columns
+    escaped = table.assign(**{c: table[c].astype(str).str.translate(LATEX) for c in texts})
+    escaped = escaped.rename(columns={c: str(c).translate(LATEX) for c in table})
+    style = escaped.style.hide(axis="index").format(precision=4, na_rep="--")
+    style = style.highlight_max(subset=best, props="textbf:--rwrap;")
+    return style.to_latex(
+        hrules=True, position_float="centering", caption=caption.translate(LATEX), label=f"tab:{name}"
+    )
 
 
 def remember_run(folder: str) -> None:

@@ -22,7 +22,7 @@ class Profile(BaseModel):
     profile: str = Field(description="name; results lie in runs/NAME and figures/NAME")
     # data
     dataset: str = Field(description="name in the catalog, or the path of your own CSV or JSON labels")
-    test_datasets: list[str] = Field([], description="other datasets that 05_cross_dataset tests on")
+    test_datasets: tuple[str, ...] = Field((), description="other datasets that 05_cross_dataset tests on")
     data_folder: str | None = Field(None, description="where datasets lie; null: data/ of this workbook")
     score_range: tuple[float, float] = Field(
         (0.0, 100.0), description="worst and best score in the labels of your own CSV"
@@ -43,7 +43,9 @@ class Profile(BaseModel):
     backbone_small: str | None = None
     backbone_base: str | None = Field(None, description="also the ablation's; null: the one above")
     backbone_hyper_iqa: str = "resnet50.tv_in1k"
-    backbone_controls: list[str] = Field([], description="more backbones for 03_model_sizes, as controls")
+    backbone_controls: tuple[str, ...] = Field(
+        (), description="more backbones for 03_model_sizes, as controls"
+    )
     freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
     # training
     epochs: int = Field(10, ge=1)
@@ -68,9 +70,11 @@ class Profile(BaseModel):
     )
     precision: Literal["float32", "bf16"] = "float32"
     seed: int = Field(0, ge=0)
-    seeds: list[int] = Field([0], min_length=1, description="seeds of every run of an experiment")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
     # statistics
-    compare_methods: list[str] = Field([], description="metrics of pyiqa, scored on the same test images")
+    compare_methods: tuple[str, ...] = Field(
+        (), description="metrics of pyiqa, scored on the same test images"
+    )
     bootstrap_samples: int = Field(1000, ge=100)
 
     @property

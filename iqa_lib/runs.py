@@ -62,6 +62,11 @@ class Run:
         """Per image of validation and test: labels, ``prediction`` and, with attention, ``alpha1``–``alpha4``."""
         return pd.read_parquet(self.folder / "predictions.parquet")
 
+    @property
+    def test(self) -> pd.DataFrame:
+        """The test images' part of `predictions`."""
+        return self.predictions.query("split == 'test'").reset_index(drop=True)
+
     def load_model(self):
         from iqa_lib.models import smart_iqa
 

@@ -17,19 +17,20 @@ def built_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "DATA", folder)
-        catalog.load_table("offline-wild-tiny")
-    return folder / "offline-wild-tiny"
+        for name in ("offline-wild-tiny", "offline-phone-tiny", "offline-lab-tiny"):
+            catalog.load_table(name)
+    return folder
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, built_data):
-    """An empty workbook home with the tiny embedded dataset in place."""
+    """An empty workbook home with the tiny embedded datasets in place."""
     from iqa_lib import paths
 
     monkeypatch.setenv("IQA_HOME", str(tmp_path))
     for name, folder in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
         monkeypatch.setattr(paths, name, tmp_path / folder)
-    shutil.copytree(built_data, tmp_path / "data" / "offline-wild-tiny")
+    shutil.copytree(built_data, tmp_path / "data")
     return tmp_path
 
 

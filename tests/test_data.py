@@ -31,7 +31,7 @@ def csv(tmp_path):
 
 
 def test_no_photograph_is_on_two_sides_and_every_split_has_every_range(built_data):
-    table = load_table(str(built_data / "labels.csv"))
+    table = load_table(str(built_data / "offline-wild-tiny" / "labels.csv"))
     assert (table.groupby("reference")["split"].nunique() == 1).all()
     assert set(table["split"]) == {"train", "val", "test"}
     assert table["score"].between(0, 100).all()
@@ -39,10 +39,10 @@ def test_no_photograph_is_on_two_sides_and_every_split_has_every_range(built_dat
 
 
 def test_the_same_seed_gives_the_same_bytes(built_data, tmp_path):
-    again = tmp_path / "again"
+    built, again = built_data / "offline-wild-tiny", tmp_path / "again"
     offline.build_wild(again, distorted_per_view=3, views=1, scenes=0)
-    names = ["labels.csv", *(f"images/{p.name}" for p in (built_data / "images").iterdir())]
-    _, differing, missing = filecmp.cmpfiles(built_data, again, names, shallow=False)
+    names = ["labels.csv", *(f"images/{p.name}" for p in (built / "images").iterdir())]
+    _, differing, missing = filecmp.cmpfiles(built, again, names, shallow=False)
     assert not differing and not missing
 
 

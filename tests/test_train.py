@@ -104,7 +104,7 @@ def test_cached_features_score_as_the_whole_network_does(home):
 
 def test_twice_in_fresh_folders_gives_the_same_bits_and_so_does_a_killed_run(tmp_path, built_data):
     for name in "abc":
-        shutil.copytree(built_data, tmp_path / name / "data" / built_data.name)
+        shutil.copytree(built_data, tmp_path / name / "data")
     a, b, c = (tmp_path / name for name in "abc")
     assert train_elsewhere(a) == 0
     assert train_elsewhere(b) == 0
@@ -131,7 +131,7 @@ def test_two_processes_train_as_one_does(tmp_path, built_data, options):
     losses = []
     for count in (1, 2):
         home = tmp_path / str(count)
-        shutil.copytree(built_data, home / "data" / built_data.name)
+        shutil.copytree(built_data, home / "data")
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={count}"]
         launch += [
             "--num_machines=1",

@@ -109,6 +109,16 @@ def load_images(
     return ImageSet(table, pixels, np.array(index["sizes"]), fingerprint)
 
 
+def load_all(settings: Profile) -> dict[str, ImageSet]:
+    """The profile's dataset and, to test on, each of its ``test_datasets``; by name.
+
+    Raises:
+        DataError: as `load_images`.
+    """
+    others = {name: load_images(settings, name, test_only=True) for name in settings.test_datasets}
+    return {settings.dataset: load_images(settings), **others}
+
+
 # --- the cache: all images of a table, one after the other, in one file ---
 
 PIXELS, INDEX, JOURNAL = "pixels.u8", "index.json", "journal.csv"

@@ -1,0 +1,190 @@
+"""The paper's experiments as data: each a list of variants, and what each changes in the profile.
+
+A variant's run is trained once for every seed of the profile, whichever experiments share it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from iqa_lib.data.crops import ImageSet, load_images
+from iqa_lib.errors import ProfileError
+from iqa_lib.profile import Profile
+from iqa_lib.runs import Run
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One configuration of an experiment; ``paper`` names its row in the paper's table, where it has one."""
+
+    label: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    paper: str | None = None
+
+
+def variants(settings: Profile, experiment: str) -> list[Variant]:
+    """The configurations of one of ``EXPERIMENTS`` under this profile.
+
+    Raises:
+        ProfileError: no such experiment.
+    """
+    if experiment not in EXPERIMENTS:
+        near = difflib.get_close_matches(experiment, EXPERIMENTS, n=1)
+        hint = f", did you mean '{near[0]}'?" if near else "."
+        raise ProfileError(f"No experiment '{experiment}'{hint} Known: {', '.join(EXPERIMENTS)}.")
+    return EXPERIMENTS[experiment](settings)
+
+
+def _base(settings: Profile) -> dict[str, Any]:
+    return {"backbone": settings.backbone_base or settings.backbone}
+
+
+def _hyper_iqa(settings: Profile) -> Variant:
+    changes = {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa}
+    return Variant("HyperIQA", changes, "HyperIQA (ResNet-50)")
+
+
+def _main(settings: Profile) -> list[Variant]:
+    return [_hyper_iqa(settings), Variant("SMART-IQA", _base(settings), "SMART-Base")]
+
+
+def _ablation(settings: Profile) -> list[Variant]:
+    base = _base(settings)
+    alone = {"use_multiscale": False, "use_attention": False}
+    return [
+        _hyper_iqa(settings),
+        Variant("stronger backbone alone", base | alone, "Swin-Base backbone only"),
+        Variant("+ AFA", base | {"use_attention": False}, "+ AFA"),
+        Variant("+ attention (full)", base, "+ Attention (full)"),
+    ]
+
+
+def _fixed_regressor(settings: Profile) -> list[Variant]:
+    base = _base(settings)
+    return [Variant("fixed regressor", base | {"use_hyper": False}), Variant("hyper-network", base)]
+
+
+def _sizes(settings: Profile) -> list[Variant]:
+    sizes = {
+        "SMART-Tiny": settings.backbone_tiny,
+        "SMART-Small": settings.backbone_small,
+        "SMART-Base": settings.backbone_base or settings.backbone,
+    }
+    named = [Variant(name, {"backbone": backbone}, name) for name, backbone in sizes.items() if backbone]
+    controls = [Variant(f"control: {name}", {"backbone": name}) for name in settings.backbone_controls]
+    return [*named, *controls]
+
+
+# The paper varies the backbone's rate and keeps the head's at ten times it: both by the same factor.
+LEARNING_RATES = {5e-6: 10, 3e-6: 6, 1e-6: 2, 5e-7: 1, 1e-7: 0.2}
+
+
+def _learning_rates(settings: Profile) -> list[Variant]:
+    def scaled(factor: float) -> dict[str, Any]:
+        if factor == 1:
+            return {}
+        keys = ("learning_rate_backbone", "learning_rate_head")
+        return {key: getattr(settings, key) * factor for key in keys}
+
+    return [
+        Variant(f"× {factor:g}", scaled(factor), paper=str(rate))
+        for rate, factor in sorted(LEARNING_RATES.items(), key=lambda item: item[1])
+    ]
+
+
+def _losses(settings: Profile) -> list[Variant]:
+    names = {
+        "l1": ("L1", "L1 (MAE)"),
+        "l2": ("L2", "L2 (MSE)"),
+        "plcc": ("PLCC (the paper's “SRCC loss”)", "SRCC loss"),
+        "srcc": ("soft-rank SRCC", None),
+        "pairwise_rank": ("pairwise rank", "Pairwise ranking"),
+        "pairwise_fidelity": ("pairwise fidelity", "Pairwise fidelity"),
+    }
+    plain = [Variant(label, {"loss": loss}, paper) for loss, (label, paper) in names.items()]
+    return [*plain, Variant("L1 + margin ranking, α = 1", {"loss": "l1", "ranking_weight": 1.0})]
+
+
+def _augmentation(settings: Profile) -> list[Variant]:
+    # The paper's three quarters; where crops would not fit, four thirds.
+    share = 3 / 4 if settings.resolution * 3 / 4 >= settings.crop_size else 4 / 3
+    other = round(settings.resolution * share)
+    changes = {
+        "as the profile": ({}, None),
+        "without flip": ({"flip": False}, "add horizontal flip"),
+        "without random crop": ({"random_crop": False}, "remove random crop"),
+        f"resolution {other}": (
+            {"resolution": other},
+            "resize to 384x288 instead of 512x384" if share < 1 else None,
+        ),
+        "colour jitter ± 20 %": ({"colour_jitter": 0.2}, "add color jitter"),
+    }
+    return [Variant(label, change, paper) for label, (change, paper) in changes.items()]
+
+
+EXPERIMENTS = {
+    "main": _main,
+    "ablation": _ablation,
+    "fixed_regressor": _fixed_regressor,
+    "model_sizes": _sizes,
+    "learning_rate": _learning_rates,
+    "loss": _losses,
+    "augmentation": _augmentation,
+    "cross_dataset": _main,
+}
+
+
+def settings_of(settings: Profile, variant: Variant, seed: int) -> Profile:
+    return settings.model_copy(update={**variant.changes, "seed": seed})
+
+
+class Images:
+    """The profile's images, decoded once for each working size that the variants ask for."""
+
+    def __init__(self, settings: Profile):
+        self._settings, self._sets = settings, {}
+
+    def of(self, settings: Profile) -> ImageSet:
+        key = (settings.resolution, settings.crop_size, settings.protocol)
+        if key not in self._sets:
+            self._sets[key] = load_images(settings)
+        return self._sets[key]
+
+
+def results(
+    settings: Profile,
+    experiment: str,
+    only: Iterable[str] | None = None,
+    train_missing: bool = True,
+) -> dict[str, list[Run]]:
+    """Each variant's runs, one per seed of the profile; trains what is missing.
+
+    Args:
+        only: labels of the variants wanted; all where None.
+        train_missing: False: leave out what is not in the store.
+
+    Raises:
+        ProfileError: unknown experiment or variant.
+    """
+    from iqa_lib.train import train
+
+    chosen = variants(settings, experiment)
+    unknown = set(only or ()) - {v.label for v in chosen}
+    if unknown:
+        known = ", ".join(f"'{v.label}'" for v in chosen)
+        raise ProfileError(f"Experiment '{experiment}' has no run '{sorted(unknown)[0]}'. Known: {known}.")
+    images = Images(settings)
+    found: dict[str, list[Run]] = {}
+    for variant in chosen:
+        if only and variant.label not in only:
+            continue
+        for seed in settings.seeds:
+            wanted = settings_of(settings, variant, seed)
+            data = images.of(wanted)
+            run = Run(wanted, data.fingerprint)
+            if run.complete or train_missing:
+                found.setdefault(variant.label, []).append(train(wanted, data))
+    return found

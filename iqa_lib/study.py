@@ -1,0 +1,415 @@
+"""What the experiments say: tables, comparisons with verdicts, and figures, each made from stored runs.
+
+Notebooks show an exhibit after its experiment; ``10_paper_figures`` shows them all and trains nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from iqa_lib import experiments, figures, metrics, outputs, tables
+from iqa_lib.data.catalog import describe
+from iqa_lib.evaluate import test_on
+from iqa_lib.profile import Profile
+from iqa_lib.runs import Run
+
+Runs = dict[str, list[Run]]
+
+
+# --- predictions ------------------------------------------------------------------------------------------
+
+
+def predictions(runs: list[Run], dataset: str | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+    """Predictions (seeds, images) of a variant on its test split, or on another dataset; and the images' labels."""
+    parts = [test_on(run, dataset) if dataset else run.test for run in runs]
+    return np.stack([part["prediction"].to_numpy() for part in parts]), parts[0]
+
+
+def groups_of(test: pd.DataFrame) -> np.ndarray | None:
+    """References to resample whole, where several images share one."""
+    return test["reference"].to_numpy() if test["reference"].nunique() < len(test) else None
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def measured(settings: Profile, runs: Runs, dataset: str | None = None) -> pd.DataFrame:
+    """A row per variant: seeds, mean SRCC with interval and SD over seeds, PLCC, parameters, kept epochs."""
+    lines = []
+    for label, of_variant in runs.items():
+        predicted_SN, test = predictions(of_variant, dataset)
+        score = test["score"].to_numpy()
+        srcc_S = np.atleast_1d(metrics.srcc(predicted_SN, score))
+        interval = metrics.bootstrap(
+            lambda *samples: np.mean([metrics.srcc(p, samples[-1]) for p in samples[:-1]], axis=0),
+            *predicted_SN,
+            score,
+            groups=groups_of(test),
+            resamples=settings.bootstrap_samples,
+        )
+        lines.append(
+            {
+                "variant": label,
+                "backbone": of_variant[0].settings.backbone,
+                "seeds": len(of_variant),
+                "n": len(test),
+                "SRCC": interval.value,
+                "95 % low": interval.low,
+                "95 % high": interval.high,
+                "SD over seeds": srcc_S.std(ddof=1) if len(srcc_S) > 1 else np.nan,
+                "PLCC": np.mean(metrics.plcc(predicted_SN, score)),
+                "parameters (M)": of_variant[0].result["parameters"] / 1e6,
+            }
+        )
+    return pd.DataFrame(lines).round(4)
+
+
+def beside_paper(
+    table: pd.DataFrame, settings: Profile, experiment: str, name: str, key: str, columns: dict[str, str]
+) -> pd.DataFrame:
+    """The measured table with columns of the paper's table ``name``, whose rows are named in its column ``key``."""
+    published = tables.paper(name)
+    published = published.set_index(published[key].astype(str))
+    named = {v.label: v.paper for v in experiments.variants(settings, experiment)}
+    for column, title in columns.items():
+        table[f"paper: {title}"] = [
+            published[column].get(named[label], np.nan) if named[label] else np.nan
+            for label in table["variant"]
+        ]
+    return table
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That ``first`` beats ``second`` by ``size`` (SRCC), as the paper says; size None: only that it beats it."""
+
+    text: str
+    first: str
+    second: str
+    size: float | None = None
+    direction: int = 1
+
+
+def judged(settings: Profile, runs: Runs, claims: list[Claim], dataset: str | None = None) -> pd.DataFrame:
+    """Each claim beside the measured paired difference, its p-value after Holm, and the verdict."""
+    claims = [claim for claim in claims if claim.first in runs and claim.second in runs]
+    differences = []
+    for claim in claims:
+        first_SN, test = predictions(runs[claim.first], dataset)
+        second_SN, _ = predictions(runs[claim.second], dataset)
+        differences.append(
+            metrics.compare(
+                first_SN,
+                second_SN,
+                test["score"].to_numpy(),
+                groups=groups_of(test),
+                resamples=settings.bootstrap_samples,
+            )
+        )
+    adjusted = metrics.holm(np.array([d.p for d in differences]))
+    lines = [
+        {
+            "claim": claim.text,
+            "paper: ΔSRCC": claim.size,
+            "measured ΔSRCC": d.value,
+            "95 % low": d.low,
+            "95 % high": d.high,
+            "p (Holm)": p,
+            "smallest detectable": d.smallest_detectable,
+            "interval covers": d.covers,
+            "verdict": metrics.verdict(d, claim.size, p, claim.direction),
+        }
+        for claim, d, p in zip(claims, differences, adjusted, strict=True)
+    ]
+    return pd.DataFrame(lines).round(4)
+
+
+def _steps(settings: Profile, experiment: str, published: dict[str, float]) -> list[Claim]:
+    """Each variant against the one before it."""
+    chosen = experiments.variants(settings, experiment)
+    return [
+        Claim(
+            f"{after.label} beats {before.label}",
+            after.label,
+            before.label,
+            published[after.paper] - published[before.paper]
+            if {after.paper, before.paper} <= published.keys()
+            else None,
+        )
+        for before, after in itertools.pairwise(chosen)
+    ]
+
+
+def _against_first(settings: Profile, experiment: str, published: dict[str, float]) -> list[Claim]:
+    """The first variant against each other one; without a published figure, that it is at least as good."""
+    first, *others = experiments.variants(settings, experiment)
+    return [
+        Claim(
+            f"{first.label} beats {other.label}",
+            first.label,
+            other.label,
+            published[first.paper] - published[other.paper] if other.paper in published else None,
+        )
+        for other in others
+    ]
+
+
+def _published(name: str, key: str, column: str = "srcc") -> dict[str, float]:
+    table = tables.paper(name)
+    return dict(zip(table[key].astype(str), table[column].astype(float), strict=True))
+
+
+# --- experiments: table, verdicts, figure -----------------------------------------------------------------
+
+Exhibits = dict[str, tuple[pd.DataFrame | Figure, str]]
+
+
+def main_result(settings: Profile, runs: Runs) -> Exhibits:
+    table = beside_paper(
+        measured(settings, runs), settings, "main", "ablation_koniq10k", "configuration", {"srcc": "SRCC", "plcc": "PLCC"}
+    )  # fmt: skip
+    sota = tables.paper("sota_koniq10k").rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"})
+    ours = table[["variant", "SRCC", "95 % low", "95 % high", "PLCC"]].rename(columns={"variant": "method"})
+    ours["family"] = "measured here"
+    return {
+        "sota_table": (
+            pd.concat([ours, sota], ignore_index=True),
+            "Measured here, above; the paper's Table I (KonIQ-10k), below: cited figures, not measured",
+        )
+    }
+
+
+def ablation(settings: Profile, runs: Runs) -> Exhibits:
+    published = _published("ablation_koniq10k", "configuration")
+    table = beside_paper(
+        measured(settings, runs), settings, "ablation", "ablation_koniq10k", "configuration", {"srcc": "SRCC", "plcc": "PLCC"}
+    )  # fmt: skip
+    for title in ("SRCC", "paper: SRCC"):
+        gain = table[title].diff()
+        table[f"{title}: share of the gain"] = (gain / gain.sum()).round(3)
+    return {
+        "ablation": (
+            table,
+            "Ablation: each row adds a part; share of the gain from the first to the last row",
+        ),
+        "ablation_verdicts": (
+            judged(settings, runs, _steps(settings, "ablation", published)),
+            "The ablation's claims, judged",
+        ),
+        "ablation_bars": (figures.bars_of_variants(table, _points(runs)), "Ablation"),
+    }
+
+
+def fixed_regressor(settings: Profile, runs: Runs) -> Exhibits:
+    claim = Claim("the hyper-network beats a fixed regressor", "hyper-network", "fixed regressor", 0.012)
+    return {
+        "fixed_regressor": (measured(settings, runs), "A fixed regressor in place of the hyper-network"),
+        "fixed_regressor_verdicts": (judged(settings, runs, [claim]), "The hyper-network's worth, judged"),
+    }
+
+
+def model_sizes(settings: Profile, runs: Runs) -> Exhibits:
+    table = beside_paper(
+        measured(settings, runs), settings, "model_sizes", "complexity", "model", {"srcc": "SRCC", "params_m": "parameters (M)"}
+    )  # fmt: skip
+    claims = _steps(settings, "model_sizes", _published("complexity", "model"))
+    return {
+        "model_sizes": (table, "Model sizes"),
+        "model_sizes_verdicts": (
+            judged(settings, runs, [c for c in claims if "control" not in c.text]),
+            "The model sizes, judged",
+        ),
+        "model_sizes_curve": (figures.sizes_curve(table), "SRCC against the number of parameters"),
+    }
+
+
+def learning_rate(settings: Profile, runs: Runs) -> Exhibits:
+    table = beside_paper(
+        measured(settings, runs), settings, "learning_rate", "learning_rate", "lr_backbone", {"srcc": "SRCC"}
+    )  # fmt: skip
+    table["factor"] = table["variant"].str.removeprefix("× ").astype(float)
+    published = _published("learning_rate", "lr_backbone")
+    claims = [
+        Claim(f"× 1 beats {v.label}", "× 1", v.label, published["5e-07"] - published[v.paper])
+        for v in experiments.variants(settings, "learning_rate")
+        if v.label != "× 1"
+    ]
+    return {
+        "learning_rate": (table, "Learning rates, all multiplied by one factor"),
+        "learning_rate_verdicts": (judged(settings, runs, claims), "The learning rates, judged"),
+        "learning_rate_curve": (figures.learning_rate_curve(table), "SRCC against the learning rate"),
+    }
+
+
+def loss(settings: Profile, runs: Runs) -> Exhibits:
+    table = beside_paper(
+        measured(settings, runs), settings, "loss", "loss_functions", "loss", {"srcc": "SRCC", "plcc": "PLCC"}
+    )  # fmt: skip
+    claims = _against_first(settings, "loss", _published("loss_functions", "loss"))
+    return {
+        "loss": (table, "Losses; the paper's “SRCC loss” is 1 − PLCC of the batch"),
+        "loss_verdicts": (judged(settings, runs, claims), "The losses, judged against L1"),
+        "loss_bars": (figures.bars_of_variants(table, _points(runs)), "Losses"),
+    }
+
+
+def augmentation(settings: Profile, runs: Runs) -> Exhibits:
+    table = measured(settings, runs)
+    effect = dict(
+        zip(*(tables.paper("augmentation")[c] for c in ("change", "srcc_delta_koniq10k")), strict=True)
+    )
+    first, *others = experiments.variants(settings, "augmentation")
+    # The paper gives "add flip: +0.002" and for the others what the change costs: both as first minus other.
+    size = {other.label: abs(float(effect[other.paper])) if other.paper else None for other in others}
+    claims = [Claim(f"{first.label} beats {o.label}", first.label, o.label, size[o.label]) for o in others]
+    return {
+        "augmentation": (table, "Augmentation and resolution"),
+        "augmentation_verdicts": (judged(settings, runs, claims), "Augmentation, judged"),
+        "augmentation_bars": (figures.bars_of_variants(table, _points(runs)), "Augmentation and resolution"),
+    }
+
+
+PAPERS_DATASETS = {
+    "koniq10k": "KonIQ-10k", "spaq": "SPAQ", "kadid10k": "KADID-10k", "agiqa3k": "AGIQA-3K"
+}  # fmt: skip
+
+
+def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
+    published = tables.paper("cross_dataset").set_index("dataset")
+    lines, verdicts = [], []
+    for name in (settings.dataset, *settings.test_datasets):
+        elsewhere = None if name == settings.dataset else name
+        row = published.loc[PAPERS_DATASETS[name]] if name in PAPERS_DATASETS else None
+        table = measured(settings, runs, elsewhere).assign(dataset=name, scores=describe(name).scores)
+        sizes = {"HyperIQA": "hyperiqa_srcc", "SMART-IQA": "smart_srcc"}
+        table["paper: SRCC"] = [np.nan if row is None else row[sizes[v]] for v in table["variant"]]
+        lines.append(table)
+        size = None if row is None else row["smart_srcc"] - row["hyperiqa_srcc"]
+        claim = Claim(
+            "SMART-IQA beats HyperIQA", "SMART-IQA", "HyperIQA", size, -1 if size and size < 0 else 1
+        )
+        verdicts.append(judged(settings, runs, [claim], elsewhere).assign(dataset=name))
+    table = pd.concat(lines, ignore_index=True)
+    judgement = pd.concat(verdicts, ignore_index=True)
+    judgement["p (Holm)"] = metrics.holm(judgement["p (Holm)"].to_numpy())
+    return {
+        "cross_dataset": (table, f"Trained on {settings.dataset}, tested there and elsewhere"),
+        "cross_dataset_verdicts": (judgement, "Across datasets, judged"),
+        "cross_dataset_heatmap": (figures.cross_dataset_heatmap(table), "SRCC on every dataset"),
+    }
+
+
+def _points(runs: Runs) -> dict[str, np.ndarray]:
+    """Each variant's test SRCC, one per seed."""
+    return {
+        label: np.array([r.result["test"]["SRCC"]["value"] for r in group]) for label, group in runs.items()
+    }
+
+
+STUDIES: dict[str, Callable[[Profile, Runs], Exhibits]] = {
+    "main": main_result,
+    "ablation": ablation,
+    "fixed_regressor": fixed_regressor,
+    "model_sizes": model_sizes,
+    "learning_rate": learning_rate,
+    "loss": loss,
+    "augmentation": augmentation,
+    "cross_dataset": cross_dataset,
+}
+
+
+# --- for notebooks ----------------------------------------------------------------------------------------
+
+
+def label(settings: Profile) -> str:
+    """What a caption must say of these numbers: data, kind of scores, protocol, and stand-ins."""
+    dataset = describe(settings.dataset)
+    parts = [f"{dataset.title}, {dataset.scores}"]
+    if settings.freeze_backbone:
+        parts.append("frozen backbone")
+    if "swin" not in (settings.backbone_base or settings.backbone):
+        parts.append(f"stand-in backbones ({settings.backbone_base or settings.backbone} for Swin)")
+    if settings.protocol == "paper":
+        parts.append("PAPER'S PROTOCOL: epoch chosen on the test set")
+    return "; ".join(parts)
+
+
+def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict[str, pd.DataFrame]:
+    """Train what is missing, save and display every exhibit of an experiment; returns its tables."""
+    from IPython.display import display
+
+    runs = experiments.results(settings, experiment, train_missing=train_missing)
+    wanted = {v.label for v in experiments.variants(settings, experiment)}
+    if missing := sorted(wanted - runs.keys()):
+        raise_missing(settings, experiment, missing)
+    found = {}
+    for name, (content, caption) in STUDIES[experiment](settings, runs).items():
+        caption = f"{caption}. {label(settings)}."
+        if isinstance(content, pd.DataFrame):
+            outputs.save_table(settings, content, name, caption)
+            found[name] = content
+            display(outputs.styled(content, caption))
+        else:
+            display(outputs.save_figure(settings, content, name, caption))
+    return found
+
+
+def raise_missing(settings: Profile, experiment: str, missing: list[str]) -> None:
+    from iqa_lib.errors import RunError
+
+    raise RunError(
+        f"Experiment '{experiment}' lacks {', '.join(missing)} in {settings.folder / 'store'}. Train: "
+        f"python -m iqa_lib train --profile {settings.profile} --experiment {experiment}"
+    )
+
+
+def count_verdicts(found: dict[str, pd.DataFrame]) -> str:
+    """One line for the notebook's result: how many claims hold, do not, or cannot be told."""
+    verdicts = [v for table in found.values() if "verdict" in table for v in table["verdict"]]
+    counts = pd.Series(verdicts).value_counts()
+    return ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) or "no claim judged"
+
+
+def difference_of_protocols(settings: Profile, run: Run, draws: int = 200, pool: int = 24) -> pd.DataFrame:
+    """From one run: how much choosing the epoch on the test set, and random test crops, change the number.
+
+    The spread of random crops is that of ``draws`` sets of 20 crops per image, drawn from ``pool`` scored ones.
+    """
+    from iqa_lib.evaluate import draw_crops, predict_crops
+
+    images = experiments.Images(settings).of(run.settings)
+    rows = images.rows("test")
+    score = images.scores(rows)
+    crops = draw_crops(run.settings, images, rows, pool, draw=0)
+    scored = predict_crops(run.settings, run.load_model(), images, crops, "random crops")["prediction"]
+    scored_NP = scored.to_numpy().reshape(len(rows), pool)
+    rng = np.random.default_rng(settings.seed)
+    drawn = [
+        metrics.srcc(
+            np.take_along_axis(scored_NP, rng.integers(pool, size=(len(rows), 20)), 1).mean(1), score
+        )
+        for _ in range(draws)
+    ]
+    epochs = run.epochs
+    honest = epochs.loc[epochs["epoch"] == run.result["best_epoch"], "test_srcc"].item()
+    return (
+        pd.DataFrame(
+            [
+                {"what is reported": "epoch chosen on validation, grid of crops (honest)", "SRCC": honest},
+                {"what is reported": "epoch chosen on the test set", "SRCC": epochs["test_srcc"].max()},
+                {"what is reported": "20 random crops, mean of draws", "SRCC": np.mean(drawn)},
+                {
+                    "what is reported": "20 random crops, lucky draw (best of 20)",
+                    "SRCC": np.quantile(drawn, 0.95),
+                },
+            ]
+        )
+        .assign(change=lambda t: t["SRCC"] - honest)
+        .round(4)
+    )

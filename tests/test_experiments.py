@@ -1,0 +1,93 @@
+"""Experiments are data: every variant is a valid profile, shared runs are one run, and a plan says what they cost."""
+
+import pytest
+
+from iqa_lib import experiments, plan, tables
+from iqa_lib.errors import ProfileError
+from iqa_lib.experiments import EXPERIMENTS, results, settings_of, variants
+from iqa_lib.profile import Profile, load_profile
+from iqa_lib.runs import Run
+
+PROFILES = ["demo", "biq2021", "paper"]
+
+
+def runs_of(settings, experiment):
+    return {v.label: Run(settings_of(settings, v, 0), "").folder for v in variants(settings, experiment)}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_variant_is_a_valid_profile_and_a_run_of_its_own(profile, experiment):
+    settings = load_profile(profile)
+    for variant in variants(settings, experiment):
+        Profile(**settings_of(settings, variant, 0).model_dump())
+    folders = runs_of(settings, experiment)
+    assert len(set(folders.values())) == len(folders)
+
+
+def test_what_experiments_share_is_one_run():
+    settings = load_profile("paper")
+    ablation, main = runs_of(settings, "ablation"), runs_of(settings, "main")
+    assert main["HyperIQA"] == ablation["HyperIQA"]
+    full = {
+        ablation["+ attention (full)"],
+        main["SMART-IQA"],
+        runs_of(settings, "model_sizes")["SMART-Base"],
+        runs_of(settings, "learning_rate")["× 1"],
+        runs_of(settings, "loss")["L1"],
+        runs_of(settings, "fixed_regressor")["hyper-network"],
+    }
+    assert len(full) == 1
+
+
+def test_the_papers_rows_are_named_as_in_its_tables():
+    settings = load_profile("paper")
+    for experiment, name, key in (
+        ("ablation", "ablation_koniq10k", "configuration"),
+        ("learning_rate", "learning_rate", "lr_backbone"),
+        ("loss", "loss_functions", "loss"),
+        ("augmentation", "augmentation", "change"),
+    ):
+        named = {v.paper for v in variants(settings, experiment)} - {None}
+        assert named <= set(tables.paper(name)[key].astype(str)), experiment
+
+
+def test_an_unknown_experiment_or_run_is_named():
+    with pytest.raises(ProfileError, match=r"did you mean .ablation."):
+        variants(load_profile("smoke"), "ablations")
+    with pytest.raises(ProfileError, match=r"no run '\+ afa'. Known: 'HyperIQA', .*'\+ AFA'"):
+        results(load_profile("smoke"), "ablation", ["+ afa"])
+
+
+def small():
+    return load_profile("smoke", backbone_hyper_iqa="swin_test", epochs=1, train_crops=1, seeds=(0, 1))
+
+
+def test_results_trains_what_is_missing_and_only_that(home, monkeypatch):
+    (first,) = results(small(), "main", ["HyperIQA"]).values()
+    assert [run.settings.seed for run in first] == [0, 1]
+    assert results(small(), "main", train_missing=False).keys() == {"HyperIQA"}
+    monkeypatch.setattr("iqa_lib.train._train", pytest.fail)
+    (again,) = results(small(), "ablation", ["HyperIQA"]).values()
+    assert [run.folder for run in again] == [run.folder for run in first]
+
+
+def test_a_plan_lists_each_run_once_with_its_cost(home):
+    results(small(), "main", ["HyperIQA"])
+    table = plan.plan(small(), ["main", "ablation"])
+    states = table.groupby("state").size().to_dict()
+    assert states == {"done": 4, "missing": 6, "shared": 2}
+    missing = table[table["state"] == "missing"]
+    assert (missing["parameters (M)"] > 0).all()
+
+
+def test_a_plan_for_the_paper_needs_neither_data_nor_weights(home):
+    table = plan.plan(load_profile("paper", seeds=(0,)), ["ablation"])
+    assert table["parameters (M)"].tolist() == [27.38, 88.39, 88.85, 89.11]
+    assert (table["GPU hours (estimate)"] > 0).all()
+
+
+def test_images_are_decoded_once_for_each_working_size(home):
+    images = experiments.Images(small())
+    assert images.of(small()) is images.of(small().model_copy(update={"loss": "l2", "seed": 3}))
+    assert images.of(small()) is not images.of(small().model_copy(update={"resolution": 96}))
