@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import Tensor
 
 from iqa_lib.data.crops import ImageSet, grid, grid_crops
+from iqa_lib.data.distortions import distort
 from iqa_lib.errors import ExplainError
 from iqa_lib.evaluate import EVALUATION_BATCH, maps_of, stage_batches, stages_of
 from iqa_lib.models.backbones import STRIDES
@@ -30,6 +31,7 @@ from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
 ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]
+NEARLY_ALL = 0.9  # more weight than this on one stage
 Corner = tuple[int, int]  # top, left in px
 
 
@@ -106,7 +108,7 @@ def quality_map(
             of fixed input size sees them mirrored to that size, at the cost of whole crops.
 
     Raises:
-        ExplainError: as `examine`.
+        ExplainError: as `examine`, or the stride leaves gaps.
     """
     _require_image(image_HWC, settings.crop_size)
     height, width = image_HWC.shape[:2]
@@ -120,7 +122,7 @@ def quality_map(
 
 
 def occlusion(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, patch: int = 64, stride: int = 32
+    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, patch: int = 96, stride: int = 48
 ) -> np.ndarray:
     """What each part adds to the score (H, W), in points: how far the score falls when the part is blurred.
 
@@ -133,11 +135,12 @@ def occlusion(
         stride: largest step between patches in px.
 
     Raises:
-        ExplainError: as `examine`.
+        ExplainError: as `examine`, or the stride leaves gaps.
     """
     size = settings.crop_size
     _require_image(image_HWC, size)
     height, width = image_HWC.shape[:2]
+    patch = min(patch, height, width)
     blurred = ndimage.gaussian_filter(image_HWC, (patch / 8, patch / 8, 0), mode="nearest")
     crops = score_crops(settings, model, image_HWC)
     patches = _dense_grid(height, width, patch, stride)
@@ -151,6 +154,25 @@ def occlusion(
     for place, points in fall.items():
         canvas.add(place, np.full((1, patch, patch), points, np.float32))
     return canvas.mean()[0]
+
+
+def under_distortion(
+    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, name: str, seed: int = 0
+) -> list[tuple[np.ndarray, Examination]]:
+    """The image itself and under the five levels of a KADID-10k distortion, each with its examination."""
+    shown = [image_HWC, *(distort(image_HWC, name, level, seed) for level in range(1, 6))]
+    return [(image, examine(settings, model, image)) for image in shown]
+
+
+def spoil_quarter(
+    image_HWC: np.ndarray, name: str, level: int, quarter: int = 3, seed: int = 0
+) -> np.ndarray:
+    """The image with a KADID-10k distortion in one quarter: 0 upper left, 1 upper right, 2 and 3 below them."""
+    spoilt, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
+    rows = slice(0, height // 2) if quarter < 2 else slice(height // 2, height)
+    columns = slice(0, width // 2) if quarter % 2 == 0 else slice(width // 2, width)
+    spoilt[rows, columns] = distort(image_HWC, name, level, seed)[rows, columns]
+    return spoilt
 
 
 # --- a set of images --------------------------------------------------------------------------------------
@@ -233,6 +255,11 @@ def stage_statistics(settings: Profile, model: BlindIQA, images: ImageSet, rows:
     return pd.DataFrame(lines).groupby(["row", "stage"], as_index=False).mean()
 
 
+def entropy(table: pd.DataFrame) -> np.ndarray:
+    """Spread of the stage weights ``ALPHAS`` in each row, in bits: 0 all on one stage, 2 uniform."""
+    return stats.entropy(table[ALPHAS].to_numpy(), base=2, axis=1)
+
+
 def require_attention(model: BlindIQA) -> None:
     """Raises ExplainError where there are no stage weights to look at."""
     if model.head.attention is None:
@@ -306,8 +333,8 @@ def _overlapping_grid(height: int, width: int, size: int) -> list[Corner]:
 
 
 def _dense_grid(height: int, width: int, size: int, stride: int) -> list[Corner]:
-    if stride < 1:
-        raise ExplainError(f"stride is {stride} px; it must be at least 1.")
+    if not 1 <= stride <= size:
+        raise ExplainError(f"stride is {stride} px; 1 to {size} (the side of the squares) leaves no gaps.")
     return _even_grid(height, width, size, stride)
 
 

@@ -58,16 +58,16 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float | np.ndarray:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if min(x.shape[-1], y.shape[-1]) < 3:
         return _plain(np.full(np.broadcast_shapes(x.shape[:-1], y.shape[:-1]), np.nan))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = _standard(x), _standard(y)
-        return _plain(np.clip(np.einsum("...n,...n->...", x, y), -1, 1))
+    with np.errstate(invalid="ignore"):
+        return _plain(np.clip(np.einsum("...n,...n->...", _standard(x), _standard(y)), -1, 1))
 
 
 def _standard(x: np.ndarray) -> np.ndarray:
     """Centred and of length 1 along the last axis; nan where constant up to rounding."""
-    centred = x - x.mean(axis=-1, keepdims=True)
+    mean = x.mean(axis=-1, keepdims=True)
+    centred = x - mean
     length = np.sqrt(np.einsum("...n,...n->...", centred, centred))[..., None]
-    constant = np.ptp(x, axis=-1, keepdims=True) <= 1e-13 * np.abs(x).max(axis=-1, keepdims=True)
+    constant = length <= 1e-13 * np.sqrt(x.shape[-1]) * np.abs(mean)
     return centred / np.where(constant, np.nan, length)
 
 
@@ -153,6 +153,7 @@ def bootstrap(
     (2015), *What teachers should know about the bootstrap*, section 5.3. Plain percentiles hold the truth too
     rarely when few references are resampled: 88 % of the time with 4, 93 % with 20, against 95 % for these.
     With 4 references the limits are all but the extremes over the resamples: wide, and no better than rough.
+    RMSE, and PLCC where a few images lie far out, come to 93 % with 100 images.
 
     Where a resample leaves the statistic undefined (predictions nearly constant), so is the interval: nan.
 
@@ -292,26 +293,28 @@ def compare(
     statistic: Statistic = srcc,
     resamples: int = 1000,
     seed: int = 0,
+    same_models: bool = False,
 ) -> Difference:
     """Mean over runs of the statistic of ``a`` minus that of ``b``, on the same images.
 
     The interval is Student's, around the sum of three variances: that of the mean difference over resampled
     images (both methods on the same resamples), and the spread of each method's runs over their number, with
     Welch–Satterthwaite degrees of freedom. Runs are not paired: two models share no chance by sharing a seed.
+    It held the true difference 95 to 96.5 % of the time in simulated studies of one to three runs, and 97 to
+    99 % with 4 references, or for SRCC with 100 images, where the ties among resampled images widen it.
 
     Args:
         a_SN, b_SN: predictions, (runs, images) or (images,); the two need not have equally many runs.
         groups: (N,) reference of each image; whole references are resampled where given.
         statistic: as for `bootstrap`.
+        same_models: run i of ``a`` and run i of ``b`` are one trained model that scored in two ways. Then its
+            own luck cancels, and what varies from run to run is the difference.
 
     Raises:
         DataError: arrays of different numbers of images, or an image without a group.
     """
-    a, b, score = (
-        np.atleast_2d(np.asarray(a_SN, float)),
-        np.atleast_2d(np.asarray(b_SN, float)),
-        np.asarray(score_N, float),
-    )
+    a, b = np.atleast_2d(np.asarray(a_SN, float)), np.atleast_2d(np.asarray(b_SN, float))
+    score = np.asarray(score_N, float)
     codes, units = _units(groups, a, b, score)
     seen = (len(score), None if groups is None else units, (len(a), len(b)))
     runs = np.concatenate([a, b])
@@ -321,7 +324,11 @@ def compare(
     if not np.isfinite(value) or units < 2:
         return Difference(value, *[float("nan")] * 4, *seen)
     resampled_SR = _resampled(statistic, (runs, score), codes, resamples, seed)
-    variances, freedom = _variances([value_S[s] for s in sides], [resampled_SR[s] for s in sides], units)
+    values, resampled = [value_S[s] for s in sides], [resampled_SR[s] for s in sides]
+    if same_models:
+        values = [values[0] - values[1], np.zeros(1)]
+        resampled = [resampled[0] - resampled[1], np.zeros((1, resamples))]
+    variances, freedom = _variances(values, resampled, units)
     return Difference(value, *_student(value, np.array(variances), np.array(freedom)), *seen)
 
 
@@ -329,8 +336,8 @@ def _variances(values: list, resampled: list, units: int) -> tuple[list[float], 
     """Variances that add up to that of the difference, and the degrees of freedom of each.
 
     The spread of runs on one test set holds two things: runs that are truly better or worse, and luck of a run
-    with these very images. Resampling images shows the luck again. It is counted once: what the
-    runs differ by from resample to resample is taken out of the images' part.
+    with these very images. Resampling the images shows that luck again; to count it once, what a method's runs
+    differ by from resample to resample is taken out of the images' part.
     """
     # A bootstrap variance is that of n units around their own mean: (n − 1)/n too small.
     correction = units / (units - 1)
@@ -355,7 +362,6 @@ def _student(value: float, variances: np.ndarray, freedom: np.ndarray) -> tuple[
         return (float("nan"),) * 4
     if error <= _ROUNDING:  # neither images nor runs change it, as between two models of one ranking
         return value, value, float(abs(value) <= _ROUNDING), float("nan")
-    # Welch–Satterthwaite
     df = float(variances.sum() ** 2 / (variances**2 / freedom).sum())
     reach = stats.t.ppf(1 - ALPHA / 2, df)
     p = 2 * stats.t.sf(abs(value) / error, df)

@@ -200,7 +200,10 @@ def scores_with_other_weights(
     learned_SN = _of_all_seeds(scores, "as learned")
     ways = {way: _of_all_seeds(scores, way) for way in scores[0]}
     others = [way for way in ways if way != "as learned"]
-    compared = [metrics.compare(ways[w], learned_SN, score, groups, resamples=resamples) for w in others]
+    compared = [
+        metrics.compare(ways[w], learned_SN, score, groups, resamples=resamples, same_models=True)
+        for w in others
+    ]
     lines = [
         {
             "weights": w,
@@ -246,12 +249,12 @@ def attention_verdicts(
         (
             f"High quality puts nearly all weight on stage 3: its mean in the best tenth, less {explain.NEARLY_ALL}",
             seen.loc["high", "stage3"] - explain.NEARLY_ALL,
-            (stage3_SN, np.full_like(score, explain.NEARLY_ALL), _best_tenth),
+            (stage3_SN, np.full_like(stage3_SN, explain.NEARLY_ALL), _best_tenth),
         ),
         (
             "Low quality spreads its weight: entropy of the worst tenth less that of the best, bits",
             spread["low"] - spread["high"],
-            (entropy_SN, np.zeros_like(score), lambda x, s: _best_tenth(x, -s) - _best_tenth(x, s)),
+            (entropy_SN, np.zeros_like(entropy_SN), lambda x, s: _best_tenth(x, -s) - _best_tenth(x, s)),
         ),
         (
             "The model uses its attention: SRCC less that with the mean weights for every image",
@@ -265,7 +268,8 @@ def attention_verdicts(
         ),
     ]
     compared = [
-        metrics.compare(a, b, score, groups, statistic, resamples) for _, _, (a, b, statistic) in claims
+        metrics.compare(a, b, score, groups, statistic, resamples, same_models=True)
+        for _, _, (a, b, statistic) in claims
     ]
     adjusted = metrics.holm([d.p for d in compared])
     return pd.DataFrame(

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from iqa_lib import explain
+from iqa_lib import explain, metrics, paths, tables
+from iqa_lib.data import offline
 from iqa_lib.data.crops import decode, load_images
 from iqa_lib.errors import ExplainError
 from iqa_lib.evaluate import predict
@@ -16,7 +17,7 @@ from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.train import build_model
+from iqa_lib.train import build_model, train
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ class KnownResponse(nn.Module):
     """A stand-in for a backbone: its stages are plain means of one number per pixel."""
 
     channels = (2, 2, 2, 2)
+    input_size = None
 
     def __init__(self, number):
         super().__init__()
@@ -112,7 +114,7 @@ def test_a_model_without_attention_says_so_and_shows_the_rest(home, options):
     model, image, images = build_model(settings), some_image(70, 90), load_images(settings)
     assert "alpha1" not in explain.examine(settings, model, image).crops
     assert explain.quality_map(settings, model, image, stride=16).shape == (70, 90)
-    assert explain.occlusion(settings, model, image, patch=32).shape == (70, 90)
+    assert np.isfinite(explain.occlusion(settings, model, image)).all()
     for call in (
         lambda: explain.attention(settings, model, image),
         lambda: explain.stage_weights(settings, model, images, [0]),
@@ -130,6 +132,13 @@ def test_an_unfit_image_is_refused_in_words(smoke, image):
         explain.examine(*smoke, image)
 
 
+@pytest.mark.parametrize("stride", [0, 65])
+@pytest.mark.parametrize("look", [explain.quality_map, explain.occlusion])
+def test_a_stride_that_leaves_gaps_is_refused(smoke, look, stride):
+    with pytest.raises(ExplainError, match="1 to 64"):
+        look(*smoke, some_image(64, 90), stride=stride)
+
+
 class BrightnessModel(BlindIQA):
     """A model whose score is the mean red of the crop, so that every map of it is known."""
 
@@ -144,7 +153,7 @@ def test_the_quality_map_puts_scores_where_they_belong():
     settings = load_profile("smoke")
     image = np.zeros((128, 256, 3), np.uint8)
     image[:, :128] = 100
-    quality = explain.quality_map(settings, BrightnessModel(), image, stride=8)
+    quality = explain.quality_map(settings, BrightnessModel(), image, stride=8, window=64)
     assert quality.shape == (128, 256)
     np.testing.assert_allclose(quality[:, :32], 100, atol=1)
     np.testing.assert_allclose(quality[:, -32:], 0, atol=1)
@@ -182,6 +191,45 @@ def test_weights_that_replace_the_learned_ones(home, smoke):
     pd.testing.assert_frame_equal(again, explain.score_with_other_weights(*smoke, images, rows))
 
 
+def test_what_a_replacement_costs_is_judged_within_each_model():
+    """Two models far apart in skill that lose alike: the loss is seen, though the models differ by more."""
+    rng = np.random.default_rng(0)
+    score = rng.uniform(0, 100, 300)
+    noise_SN = rng.normal(0, 1, (2, 300)) * [[15], [60]]
+    learned = score + noise_SN
+    replaced = score + 1.4 * noise_SN
+    scores = [pd.DataFrame({"as learned": a, "uniform": b}) for a, b in zip(learned, replaced, strict=True)]
+    uniform = tables.scores_with_other_weights(scores, score, None, 1000).set_index("weights").loc["uniform"]
+    together = metrics.compare(replaced, learned, score)
+    assert uniform["difference of SRCC"] == pytest.approx(together.value, abs=1e-3)
+    assert uniform["95 % high"] - uniform["95 % low"] < (together.high - together.low) / 2
+
+
+def test_attention_tables_count_what_they_say():
+    test = pd.DataFrame(np.eye(4), columns=explain.ALPHAS).assign(score=[10.0, 20, 30, 40])
+    test.loc[0, explain.ALPHAS] = 0.25
+    np.testing.assert_allclose(explain.entropy(test), [2, 0, 0, 0])
+    by_half = tables.attention_by(test, pd.Series([1, 1, 2, 2], name="half"))
+    assert by_half["share > 0.9 on one stage"].tolist() == [0.5, 1]
+    assert by_half["entropy"].tolist() == [1, 0]
+    focus = tables.focused_share({"seed 0": test.iloc[1:]}).iloc[0]
+    assert (focus["all"], focus["n"]) == (1, 3)
+    assert list(tables.tenths(pd.Series(np.arange(20)))) == [n // 2 + 1 for n in range(20)]
+
+
+def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
+    rng = np.random.default_rng(0)
+    score = rng.uniform(0, 100, 200)
+    for triage, expected in ((score > 30, "holds"), (score < 70, "does not hold")):
+        weights = np.where(triage[:, None], [0.01, 0.01, 0.97, 0.01], 0.25)
+        test = pd.DataFrame(weights, columns=explain.ALPHAS).assign(score=score)
+        noise = rng.normal(0, 20, 200)
+        scores = pd.DataFrame({"as learned": score + noise / 2, "mean of all": score + noise})
+        scores["shuffled"] = score + 2 * noise
+        verdicts = tables.attention_verdicts([test], [scores], None, 500)["verdict"]
+        assert list(verdicts) == [expected, expected, "holds", "holds"]
+
+
 def test_stage_statistics_are_those_of_the_maps(home, smoke):
     settings, model = smoke
     images = load_images(settings)
@@ -193,3 +241,55 @@ def test_stage_statistics_are_those_of_the_maps(home, smoke):
         maps = model.backbone(model.backbone.normalize(images.crops(crops, settings.crop_size)))
     expected = [m.abs().mean().item() for m in maps]
     np.testing.assert_allclose(table["activation"][:4], expected, rtol=1e-4)
+
+
+# --- do the maps find a fault whose place is known? ------------------------------------------------------
+
+FAULTS = ("gaussian-blur", "motion-blur", "white-noise", "jpeg", "jpeg2000")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small copy of the demo: the frozen pretrained backbone, its head trained on a quarter of the images."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, part in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
+            patch.setattr(paths, name, folder / part)
+        offline.build_wild(folder / "data" / "small", distorted_per_view=8, views=2, scenes=0)
+        settings = load_profile("demo", dataset="small/labels.csv", train_crops=2, epochs=8)
+        yield settings, train(settings).load_model()
+
+
+def faulty_in_one_quarter(number):
+    """An image of a photograph not trained on, with one of the faults in one quarter; and which quarter."""
+    names = offline.PHOTOGRAPHS["test"].split()
+    rng = np.random.default_rng([7, number])
+    image = offline.cut_view(offline.read_photograph(names[number % len(names)]), rng)
+    quarter = int(rng.integers(4))
+    return explain.spoil_quarter(image, FAULTS[number % len(FAULTS)], 5, quarter, seed=number), quarter
+
+
+def quarters(image):
+    height, width = image.shape[:2]
+    halves = [[slice(0, side // 2), slice(side // 2, side)] for side in (height, width)]
+    return [(y, x) for y in halves[0] for x in halves[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", [explain.quality_map, explain.occlusion], ids=["quality map", "occlusion"])
+def test_the_worst_quarter_of_a_map_is_the_one_with_the_fault(trained, look, record_property):
+    """In at least 40 of 50 images; a map that knows nothing finds 12 or 13."""
+    found = 0
+    for number in range(50):
+        image, quarter = faulty_in_one_quarter(number)
+        seen = look(*trained, image, stride=96)
+        found += quarter == np.argmin([seen[part].mean() for part in quarters(image)])
+    record_property("images found of 50", found)
+    assert found >= 40, f"{found} of 50"
+
+
+def test_the_quality_map_serves_a_backbone_of_fixed_size_as_well(smoke):
+    settings, model = smoke
+    assert model.backbone.input_size == 64
+    for window in (24, 64, 500):
+        assert explain.quality_map(settings, model, some_image(70, 131), 16, window).shape == (70, 131)

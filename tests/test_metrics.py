@@ -1,12 +1,17 @@
-"""The field's four numbers, their edges, and intervals that cover what they claim."""
+"""The field's numbers and their edges; intervals, comparisons and verdicts that are right as often as they say."""
 
+import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from iqa_lib import metrics
+from iqa_lib.errors import DataError
+
+# ------------------------------------------------------------------------------------------------ statistics
 
 
 def test_known_values():
@@ -17,14 +22,45 @@ def test_known_values():
     assert metrics.rmse(truth + 3, truth) == pytest.approx(3)
 
 
+def test_correlations_of_tied_values_are_scipys():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, size=(2, 200)).astype(float)
+    assert metrics.srcc(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert metrics.plcc(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
+    assert metrics.krcc(x, y) == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [metrics.srcc, metrics.plcc, metrics.krcc, metrics.rmse])
+def test_rows_are_reduced_one_by_one(metric):
+    rng = np.random.default_rng(0)
+    predicted, score = rng.normal(size=(4, 3, 30)).round(1), rng.normal(size=30)
+    one_by_one = [[metric(row, score) for row in rows] for rows in predicted]
+    np.testing.assert_allclose(metric(predicted, score), one_by_one, rtol=1e-12)
+
+
 @pytest.mark.parametrize("metric", [metrics.srcc, metrics.plcc, metrics.krcc])
-def test_a_constant_side_or_two_images_is_undefined_not_zero(metric):
+def test_a_constant_side_two_images_or_a_nan_is_undefined_not_zero(metric):
     assert math.isnan(metric(np.ones(5), np.arange(5.0)))
+    assert math.isnan(metric(np.arange(5.0), np.full(5, 0.1)))
     assert math.isnan(metric(np.arange(2.0), np.arange(2.0)))
+    assert math.isnan(metric(np.array([1, 2, 3, np.nan]), np.arange(4.0)))
 
 
-def test_an_undefined_number_has_an_undefined_interval():
-    assert all(math.isnan(v) for v in metrics.bootstrap(metrics.srcc, np.ones(9), np.arange(9.0)))
+@pytest.mark.filterwarnings("error")
+def test_one_constant_row_leaves_the_others_defined():
+    rows = np.array([[1.0, 2, 3, 4], [5, 5, 5, 5]])
+    for metric in (metrics.srcc, metrics.plcc, metrics.krcc):
+        np.testing.assert_allclose(metric(rows, np.arange(4.0)), [1, np.nan])
+
+
+def test_a_million_tied_predictions_are_ranked():
+    rng = np.random.default_rng(0)
+    score = rng.integers(0, 50, size=10**6)
+    assert metrics.srcc(score * 2.0, score) == pytest.approx(1)
+    assert metrics.srcc(score + rng.normal(0, 1e-3, size=10**6), score) < 1
+
+
+# --------------------------------------------------------------------------------------------------- mapping
 
 
 def test_the_logistic_is_found_again():
@@ -35,18 +71,440 @@ def test_the_logistic_is_found_again():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_nearly_straight_relation_is_mapped_nearly_straight():
+    rng = np.random.default_rng(0)
+    predicted = rng.uniform(20, 80, size=400)
+    parameters = metrics.fit_logistic(predicted, predicted + rng.normal(0, 8, size=400))
+    inner = np.linspace(25, 75, 20)
+    np.testing.assert_allclose(metrics.logistic(inner, *parameters), inner, atol=4)
+
+
+RISING = np.linspace(0, 100, 12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("predicted", "score"),
+    [
+        pytest.param(RISING[:4], RISING[:4], id="four images"),
+        pytest.param(np.full(12, 3.0), RISING, id="constant predictions"),
+        pytest.param(RISING, np.full(12, 50.0), id="constant scores"),
+        pytest.param(np.where(RISING == 0, np.nan, RISING), RISING, id="a nan"),
+        pytest.param(RISING, metrics.logistic(-RISING, 90, 10, -50, 12), id="a falling relation"),
+        pytest.param(RISING, np.where(RISING < 50, 20.0, 80), id="a step"),
+        pytest.param(RISING, np.tile([30.0, 70, 70, 30], 3), id="no relation"),
+    ],
+)
+def test_images_that_determine_no_rising_curve_give_none(predicted, score):
+    assert metrics.fit_logistic(predicted, score) is None
+
+
+def test_noise_is_seldom_mapped():
+    rng = np.random.default_rng(0)
+    fits = [metrics.fit_logistic(*rng.uniform(0, 100, size=(2, 10))) for _ in range(200)]
+    assert sum(fit is not None for fit in fits) <= 10
+
+
+# ------------------------------------------------------------------------------------------------- intervals
+
+
+def test_an_undefined_number_has_an_undefined_interval():
+    assert all(math.isnan(v) for v in metrics.bootstrap(metrics.srcc, np.ones(9), np.arange(9.0)))
+
+
+def test_images_of_one_reference_have_a_value_but_no_interval():
+    value, low, high = metrics.bootstrap(metrics.srcc, np.arange(9.0), np.arange(9.0), groups=["a"] * 9)
+    assert value == pytest.approx(1)
+    assert math.isnan(low) and math.isnan(high)
+
+
 def test_the_interval_is_the_same_every_time():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50))
     assert metrics.bootstrap(metrics.plcc, x, y) == metrics.bootstrap(metrics.plcc, x, y)
 
 
-def test_intervals_of_95_percent_hold_the_true_correlation_about_that_often():
-    rng, true, hits, repeats = np.random.default_rng(1), 0.8, 0, 200
-    for _ in range(repeats):
-        x, y = rng.multivariate_normal([0, 0], [[1, true], [true, 1]], size=120).T
-        interval = metrics.bootstrap(metrics.plcc, x, y, resamples=300)
-        hits += interval.low <= true <= interval.high
-    assert stats.binomtest(hits, repeats, 0.94).pvalue > 0.01, (
-        f"{hits / repeats:.3f} of the intervals hold it"
+def test_the_interval_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypatch):
+    x, y = np.random.default_rng(0).normal(size=(2, 60))
+    groups = np.repeat(np.arange(12), [1, 9] * 6)
+    whole = [metrics.bootstrap(metrics.srcc, x, y, groups=g, resamples=100) for g in (None, groups)]
+    monkeypatch.setattr(metrics, "_BLOCK", 700)
+    assert [metrics.bootstrap(metrics.srcc, x, y, groups=g, resamples=100) for g in (None, groups)] == whole
+
+
+def test_whole_references_are_drawn():
+    groups = np.array(["a", "b", "a", "c", "b", "a"])
+    codes, _ = metrics._units(groups, groups)
+    for block in metrics._draws([groups], codes, 50, 0):
+        for rows in block:
+            drawn = pd.Series(groups[rows]).value_counts() / pd.Series(groups).value_counts()
+            assert drawn.fillna(0).mod(1).eq(0).all() and drawn.sum() == 3
+
+
+def test_wrong_lengths_missing_references_and_unfit_statistics_are_refused():
+    x = np.arange(9.0)
+    with pytest.raises(DataError, match="9, 8 images"):
+        metrics.bootstrap(metrics.srcc, x, x[:8])
+    with pytest.raises(DataError, match="same images"):
+        metrics.compare(x, x, x, groups=["a", "b"])
+    with pytest.raises(DataError, match="Image 4"):
+        metrics.bootstrap(metrics.srcc, x, x, groups=["a", "b", "a", "b", None, "a", "b", "a", "b"])
+    with pytest.raises(TypeError, match="last axis"):
+        metrics.bootstrap(lambda a, b: np.mean(a - b), x, x)
+
+
+def test_the_report_has_every_metric_with_its_interval():
+    rng = np.random.default_rng(0)
+    score = pd.Series(rng.uniform(0, 100, size=80))
+    predicted = score + rng.normal(0, 10, size=80)
+    numbers = metrics.report(predicted, score, metrics.fit_logistic(predicted, score), resamples=100)
+    assert list(numbers)[:4] == ["SRCC", "PLCC", "KRCC", "RMSE"] and len(numbers) == 6
+    assert all(low < value < high for value, low, high in numbers.values())
+    by_reference = metrics.report(predicted, score, None, resamples=100, groups=np.arange(80) // 20)
+    assert by_reference["SRCC"].value == numbers["SRCC"].value
+    assert by_reference["SRCC"] != numbers["SRCC"]
+
+
+# ----------------------------------------------------------------------------------------------- comparisons
+
+
+def normal(rng, images, references=None, rows=()):
+    """Standard normal values (…, images); 30 % of the variance common to each reference's images, if any."""
+    values = rng.normal(size=(*rows, images))
+    if references is None:
+        return values
+    of_reference = rng.normal(size=(*rows, references))[..., np.arange(images) * references // images]
+    return np.sqrt(0.3) * of_reference + np.sqrt(0.7) * values
+
+
+def spearman_of(r):
+    """SRCC of two normal variables of correlation r."""
+    return 6 / np.pi * np.arcsin(np.asarray(r) / 2)
+
+
+def pearson_of(srcc):
+    return 2 * np.sin(np.pi / 6 * np.asarray(srcc))
+
+
+def study(rng, true, runs, statistic=metrics.srcc, images=100, references=None, run_sd=0.0):
+    """Scores, and each method's predictions by ``runs`` runs whose expected statistic in all images is ``true``.
+
+    Each run's own is ``true`` plus N(0, run_sd). Half of the error is common to all methods (images hard for
+    everyone), 30 % to the runs of one method.
+    """
+    score, hard = normal(rng, images, references, rows=(2,))
+    methods = []
+    for of_method, count in zip(true, runs, strict=True):
+        of_run = rng.normal(of_method, run_sd, size=(count, 1))
+        r = pearson_of(of_run) if statistic is metrics.srcc else of_run
+        own = normal(rng, images, references)
+        error = np.sqrt(0.5) * hard + np.sqrt(0.3) * own
+        error = error + np.sqrt(0.2) * normal(rng, images, references, rows=(count,))
+        methods.append(r * score + np.sqrt(1 - r**2) * error)
+    return score, methods
+
+
+def by_reference(images, references):
+    return None if references is None else np.arange(images) * references // images
+
+
+def test_a_large_planted_difference_is_found_and_none_where_none_is():
+    score, (good, twin, poor) = study(np.random.default_rng(0), [0.9, 0.9, 0.8], [3, 3, 3], images=400)
+    found, none = metrics.compare(good, poor, score), metrics.compare(good, twin, score)
+    assert found.low < 0.1 < found.high and found.p < 0.001
+    assert none.low < 0 < none.high and none.p > 0.05
+    assert found.smallest_detectable < 0.1
+
+
+def test_a_difference_turns_its_sign_with_its_sides():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 2])
+    one, other = metrics.compare(a, b, score), metrics.compare(b, a, score)
+    np.testing.assert_allclose([one.value, one.low, one.high], [-other.value, -other.high, -other.low])
+    assert one.p == pytest.approx(other.p)
+
+
+def test_a_difference_says_what_its_interval_covers():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 1])
+    groups = np.arange(100) // 10
+    assert metrics.compare(a, a, score).covers == "images and runs"
+    assert metrics.compare(a, b, score).covers == "images and the first method's runs"
+    assert metrics.compare(b, a, score).covers == "images and the second method's runs"
+    single = metrics.compare(b[0], a[0], score, groups=groups)
+    assert single.covers == "references only (one run each)"
+    assert (single.images, single.groups, single.seeds) == (100, 10, (1, 1))
+
+
+def test_runs_that_scatter_widen_the_interval():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 3], images=400)
+    steady = metrics.compare(a, b, score)
+    a = np.stack([a[0], a[1], a[2] + np.random.default_rng(1).normal(0, 0.6, size=400)])
+    scattered = metrics.compare(a, b, score)
+    assert scattered.high - scattered.low > 1.5 * (steady.high - steady.low)
+    assert scattered.smallest_detectable > 1.5 * steady.smallest_detectable
+
+
+def test_the_same_ranking_twice_differs_by_nothing():
+    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [1, 1])
+    same = metrics.compare(a, np.exp(a), score)
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert metrics.verdict(same, 0.01) == metrics.HOLDS_NOT
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_an_undefined_side_leaves_the_difference_undefined(runs):
+    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [runs, runs])
+    undefined = metrics.compare(a, np.ones_like(a), score)
+    assert all(math.isnan(v) for v in undefined[:5])
+    assert metrics.verdict(undefined, 0.01) == metrics.UNTOLD
+
+
+def test_a_resample_that_is_undefined_leaves_the_interval_undefined():
+    score = np.arange(20.0)
+    nearly_constant = np.where(score == 7, 1.0, 0.0)
+    difference = metrics.compare(score, nearly_constant, score)
+    assert np.isfinite(difference.value)
+    assert all(math.isnan(v) for v in difference[1:5])
+
+
+def difference(value, low, high, p):
+    return metrics.Difference(value, low, high, p, 0.01, 100, None, (3, 3))
+
+
+HOLDS, NOT, UNTOLD = "holds", "does not hold", "cannot be told from this many runs"
+
+
+@pytest.mark.parametrize(
+    ("measured", "claim", "expected"),
+    [
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.02}, HOLDS),
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.08}, HOLDS),
+        (difference(-0.02, -0.03, -0.01, 0.001), {"claimed": -0.01}, HOLDS),
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": None, "direction": 1}, HOLDS),
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.02, "p_adjusted": 0.06}, UNTOLD),
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.005, "p_adjusted": 0.06}, UNTOLD),
+        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": 0.02}, UNTOLD),
+        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": 0.04}, NOT),
+        (difference(-0.01, -0.03, 0.01, 0.3), {"claimed": -0.04}, NOT),
+        (difference(-0.02, -0.03, -0.01, 0.001), {"claimed": 0.005}, NOT),
+        (difference(-0.02, -0.03, -0.01, 0.001), {"claimed": None, "direction": 1}, NOT),
+        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": None, "direction": 1}, UNTOLD),
+        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": 0.0}, UNTOLD),
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.0}, NOT),
+        (difference(0.02, 0.01, 0.03, float("nan")), {"claimed": 0.02}, UNTOLD),
+        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": float("nan")}, UNTOLD),
+    ],
+)
+def test_a_claim_holds_does_not_or_cannot_be_told(measured, claim, expected):
+    assert metrics.verdict(measured, **claim) == expected
+
+
+def test_a_claim_needs_a_size_or_a_direction():
+    with pytest.raises(ValueError, match="direction"):
+        metrics.verdict(difference(0.02, 0.01, 0.03, 0.001), None)
+
+
+def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
+    np.testing.assert_allclose(metrics.holm([0.04, 0.01, np.nan, 0.03]), [0.06, 0.03, np.nan, 0.06])
+    assert np.isnan(metrics.holm([np.nan])).all() and metrics.holm([]).size == 0
+
+
+# ------------------------------------------------------------------------------------- as often as they say
+
+
+def share(happened):
+    return float(np.mean(list(happened)))
+
+
+def rated(rng, images):
+    """Predictions and whole-numbered scores on a bounded, skewed 0–100 scale, errors smallest at its ends."""
+    latent = rng.normal(0.5, 1, size=images)
+    predicted = 100 * stats.norm.cdf(latent + rng.normal(0, 0.5, size=images))
+    return predicted, (100 * stats.norm.cdf(latent)).round()
+
+
+@pytest.mark.parametrize(
+    ("statistic", "repeats"),
+    [
+        (metrics.plcc, 1000),
+        pytest.param(metrics.srcc, 500, marks=pytest.mark.slow),
+        pytest.param(metrics.rmse, 1000, marks=pytest.mark.slow),
+    ],
+)
+def test_intervals_of_95_percent_hold_the_truth_about_that_often(statistic, repeats):
+    true, rng = statistic(*rated(np.random.default_rng(0), 2_000_000)), np.random.default_rng(1)
+
+    def held():
+        _, low, high = metrics.bootstrap(statistic, *rated(rng, 200), resamples=300)
+        return low <= true <= high
+
+    assert 0.93 <= share(held() for _ in range(repeats)) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statistic", "images", "references"),
+    [(metrics.srcc, 160, 20), (metrics.plcc, 160, 20), (metrics.plcc, 90, 6)],
+)
+def test_intervals_over_references_hold_the_truth_about_that_often(statistic, images, references):
+    r, rng, groups = 0.85, np.random.default_rng(0), by_reference(images, references)
+    true = spearman_of(r) if statistic is metrics.srcc else r
+
+    def held(groups):
+        score, error = normal(rng, images, references, rows=(2,))
+        predicted = r * score + np.sqrt(1 - r**2) * error
+        _, low, high = metrics.bootstrap(statistic, predicted, score, resamples=200, groups=groups)
+        return low <= true <= high
+
+    assert 0.93 <= share(held(groups) for _ in range(500)) <= 0.97
+    # Images of one reference are not independent: to resample them one by one promises too much.
+    assert share(held(None) for _ in range(200)) < 0.93
+
+
+def compared(rng, true, runs, **options):
+    """The difference found in a `study` of two methods."""
+    score, (a, b) = study(rng, true, runs, **options)
+    groups = by_reference(len(score), options.get("references"))
+    statistic = options.get("statistic", metrics.srcc)
+    return metrics.compare(a, b, score, groups=groups, statistic=statistic, resamples=100)
+
+
+PLCC, LARGER, CLUSTERED = {"statistic": metrics.plcc}, {"images": 200}, {"images": 160, "references": 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "options"),
+    [
+        pytest.param([1, 1], LARGER, id="one run each"),
+        pytest.param([1, 1], PLCC, id="one run each, PLCC"),
+        pytest.param([3, 3], PLCC, id="three runs that differ by luck only"),
+        pytest.param([3, 3], LARGER | {"run_sd": 0.01}, id="three runs, better and worse"),
+        pytest.param([3, 3], PLCC | {"run_sd": 0.03}, id="three runs, much better and worse"),
+        pytest.param([3, 2], PLCC | {"run_sd": 0.01}, id="three runs and two"),
+        pytest.param([1, 1], PLCC | CLUSTERED, id="20 references"),
+        pytest.param([3, 3], PLCC | CLUSTERED | {"run_sd": 0.01}, id="20 references, three runs"),
+    ],
+)
+def test_intervals_of_a_difference_hold_the_true_one_about_that_often(runs, options):
+    rng = np.random.default_rng(0)
+    differences = [compared(rng, [0.87, 0.84], runs, **options) for _ in range(700)]
+    assert 0.93 <= share(d.low <= 0.03 <= d.high for d in differences) <= 0.97
+
+
+@pytest.mark.slow
+def test_one_run_each_promises_too_much_where_runs_differ():
+    rng = np.random.default_rng(0)
+    differences = [compared(rng, [0.87, 0.84], [1, 1], run_sd=0.02, **PLCC) for _ in range(300)]
+    assert share(d.low <= 0.03 <= d.high for d in differences) < 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "options"), [([1, 1], LARGER), ([1, 1], PLCC), ([3, 3], PLCC | {"run_sd": 0.005})]
+)
+def test_a_difference_of_the_smallest_detectable_size_is_found_four_times_in_five(runs, options):
+    rng = np.random.default_rng(0)
+    detectable = np.mean(
+        [compared(rng, [0.90, 0.86], runs, **options).smallest_detectable for _ in range(60)]
     )
+    planted = [0.88 + detectable / 2, 0.88 - detectable / 2]
+    found = [compared(rng, planted, runs, **options) for _ in range(400)]
+    assert share(d.p < 0.05 and d.value > 0 for d in found) == pytest.approx(0.80, abs=0.06)
+
+
+@pytest.mark.slow
+def test_of_four_steps_without_effect_one_is_called_significant_at_most_one_time_in_twenty():
+    rng, alone, family = np.random.default_rng(0), [], []
+    for _ in range(400):
+        score, methods = study(rng, [0.87] * 5, [3] * 5, run_sd=0.01, **PLCC)
+        steps = [
+            metrics.compare(after, before, score, statistic=metrics.plcc, resamples=150)
+            for before, after in itertools.pairwise(methods)
+        ]
+        p = np.array([step.p for step in steps])
+        alone += list(p < 0.05)
+        # Holm only raises p-values, and is slow to call: ask it where one is low.
+        family.append(p.min() < 0.05 and (metrics.holm(p) < 0.05).any())
+    assert share(alone) == pytest.approx(0.05, abs=0.02)
+    assert 0 < share(family) <= 0.06
+
+
+# ----------------------------------------------------------------------------------------------- label noise
+
+
+@pytest.fixture(scope="module")
+def panel():
+    """120 raters whose independent errors are as large as the images' spread, on a fine scale of 33 levels."""
+    rng = np.random.default_rng(0)
+    quality = stats.norm.ppf((np.arange(1000)[:, None] + 0.5) / 1000)
+    votes = (quality + rng.normal(size=(1000, 120))) * 3 + 16
+    levels = np.clip(votes.round(), 0, 32).astype(int)
+    return np.apply_along_axis(np.bincount, 1, levels, minlength=33)
+
+
+def test_the_ceiling_of_raters_with_independent_errors_is_the_known_one(panel):
+    ceiling = metrics.label_noise_ceiling(panel)
+    assert ceiling.split_half == pytest.approx(spearman_of(60 / 61), abs=0.003)
+    assert ceiling.full_panel == pytest.approx(spearman_of(120 / 121), abs=0.003)
+
+
+@pytest.mark.parametrize("k", [1, 4, 20])
+def test_k_raters_with_independent_errors_reach_the_known_srcc(panel, k):
+    expected = spearman_of(1 / np.sqrt((1 + 1 / k) * (1 + 1 / (120 - k))))
+    assert metrics.srcc_of_k_raters(panel, k) == pytest.approx(expected, abs=0.015)
+
+
+def test_an_srcc_is_worth_the_raters_that_reach_it(panel):
+    for k in (1, 7, 30):
+        reached = metrics.srcc_of_k_raters(panel, k)
+        assert metrics.raters_worth(reached, panel, repeats=3) == pytest.approx(k, rel=0.05)
+    edges = [metrics.raters_worth(srcc, panel, repeats=1) for srcc in (-0.5, 0.999, float("nan"))]
+    np.testing.assert_array_equal(edges, [0, np.inf, np.nan])
+
+
+def test_votes_are_drawn_without_replacement():
+    counts, k = np.array([[3, 0, 2, 1], [0, 4, 0, 1]]), np.array([4, 2])
+    drawn = metrics._draw_votes(counts, k, 4000, np.random.default_rng(0))
+    assert (drawn.sum(axis=-1) == k).all() and (drawn <= counts).all() and (drawn >= 0).all()
+    share_of_each = k[:, None] / counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(drawn.mean(axis=0), counts * share_of_each, atol=0.05)
+    variance = (
+        counts * share_of_each * (1 - share_of_each) * (1 - (counts - 1) / (counts.sum(axis=1) - 1)[:, None])
+    )
+    np.testing.assert_allclose(drawn.var(axis=0), np.where(counts > 0, variance, 0), atol=0.05)
+
+
+def test_unanimous_raters_who_cannot_tell_images_apart_have_no_ceiling():
+    assert math.isnan(metrics.label_noise_ceiling(np.tile([0, 9, 0], (20, 1))).split_half)
+
+
+def test_shares_and_too_few_votes_are_refused():
+    with pytest.raises(DataError, match="multiply published shares"):
+        metrics.label_noise_ceiling(np.array([[0.2, 0.8], [0.5, 0.5]]))
+    with pytest.raises(DataError, match=r"Image 1 .* has 3 votes; 5 are needed"):
+        metrics.srcc_of_k_raters(np.array([[9, 9], [1, 2]]), k=4)
+    with pytest.raises(DataError, match="k = 0"):
+        metrics.srcc_of_k_raters(np.array([[9, 9], [1, 2]]), k=0)
+
+
+@pytest.fixture(scope="module")
+def koniq_votes(shared_data):
+    labels = shared_data / "labels" / "koniq10k_distributions_sets.csv"
+    if not labels.is_file():
+        pytest.skip(f"KonIQ-10k's label file is not here: {labels.name}, in labels/ of the shared data")
+    table = pd.read_csv(labels).query("set == 'test'")
+    assert len(table) == 2015
+    return (table[["c1", "c2", "c3", "c4", "c5"]].to_numpy() * table[["c_total"]].to_numpy()).round()
+
+
+def test_the_ceiling_of_koniq_is_the_reference_one(koniq_votes):
+    ceiling = metrics.label_noise_ceiling(koniq_votes)
+    assert ceiling.split_half == pytest.approx(0.971, abs=0.003)
+    assert ceiling.full_panel == pytest.approx(0.985, abs=0.003)
+
+
+@pytest.mark.parametrize(("k", "reached"), [(1, 0.65), (4, 0.85), (9, 0.92), (13, 0.937), (20, 0.955)])
+def test_k_raters_of_koniq_reach_the_reference_srcc(koniq_votes, k, reached):
+    assert metrics.srcc_of_k_raters(koniq_votes, k) == pytest.approx(reached, abs=0.003)
+    assert metrics.raters_worth(reached, koniq_votes) == pytest.approx(k, rel=0.07)
