@@ -327,9 +327,8 @@ def _mean_absolute(maps: list[Tensor], size: int) -> np.ndarray:
 
 
 def _overlapping_grid(height: int, width: int, size: int) -> list[Corner]:
-    """The fewest crops that overlap by a quarter, and by a cell of the last stage at least."""
-    overlap = min(max(STRIDES[-1], size // 4), size // 2)
-    return _even_grid(height, width, size, size - overlap)
+    """The fewest crops that overlap by half: room to leave out a crop's sides, where padding tells, and blend."""
+    return _even_grid(height, width, size, size - size // 2)
 
 
 def _dense_grid(height: int, width: int, size: int, stride: int) -> list[Corner]:

@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from iqa_lib import explain, metrics
@@ -337,8 +339,10 @@ def cross_dataset_heatmap(table: pd.DataFrame) -> Figure:
         ax=axis,
     )
     axis.set(xlabel="", ylabel="")
-    axis.set_xticklabels([f"{d}\nn = {counts[d]}" for d in value.columns], rotation=20, ha="right")
+    axis.set_xticklabels([f"{d.replace('-', chr(10))}\nn = {counts[d]}" for d in value.columns], rotation=0)
     axis.tick_params(labelsize=7)
+    axis.collections[0].colorbar.ax.tick_params(labelsize=7)
+    axis.collections[0].colorbar.ax.yaxis.label.set_size(8)
     figure.tight_layout()
     return figure
 
@@ -442,7 +446,10 @@ def scores_with_other_weights(table: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.set(
         xlabel="SRCC less that with the learned weights",
-        title=f"weights in place of the learned ones (SRCC {learned['SRCC']:.3f})",
+        # An interval may reach further than a difference can: it then runs out of the frame.
+        xlim=(min(value.min(), -0.1) - 0.2, max(value.max(), 0.1) + 0.2),
+        title=f"other weights than the learned ones (SRCC {learned['SRCC']:.3f}); "
+        f"n = {learned['n']}, seeds: {learned['seeds']}",
     )
     return figure
 
@@ -454,7 +461,8 @@ def feature_maps(shown: list[tuple[np.ndarray, explain.Examination]], titles: li
     )
     _draw_maps(figure, axes, shown)
     for row, title in zip(axes, titles, strict=True):
-        row[0].set_title(title, fontsize=9)
+        for axis, text in zip(row, [title, *STAGES], strict=True):
+            axis.set_title(text, fontsize=9)
     return figure
 
 
@@ -474,16 +482,22 @@ def _draw_maps(figure: Figure, axes: np.ndarray, shown: list, below: bool = True
         row[0].imshow(image)
         for axis in row:
             axis.axis("off")
-    for stage, name in enumerate(STAGES):
-        maps = [seen.activation_SHW[stage] for _, seen in shown]
+    where = {"location": "bottom", "aspect": 30} if below else {"location": "right", "aspect": 12}
+    for column in range(5):
+        # The images get a bar as well, an unseen one: it keeps them as large as their maps.
+        maps = [image[..., 0] if column == 0 else seen.activation_SHW[column - 1] for image, seen in shown]
         scale = {"vmin": min(m.min() for m in maps), "vmax": np.quantile(np.concatenate(maps, None), 0.995)}
-        column = axes[:, stage + 1]
-        for axis, activation in zip(column, maps, strict=True):
-            drawn = axis.imshow(activation, cmap="viridis", **scale)
-        where = {"location": "bottom", "aspect": 30} if below else {"location": "right", "aspect": 12}
-        bar = figure.colorbar(drawn, ax=list(column), shrink=0.85, pad=0.01, extend="max", **where)
-        bar.set_label(f"{name}: mean |activation|", fontsize=8)
+        drawn = ScalarMappable(Normalize(**scale), "viridis")
+        bar = figure.colorbar(drawn, ax=list(axes[:, column]), shrink=0.85, pad=0.01, extend="max", **where)
+        bar.set_label(f"{STAGES[column - 1]}: mean |activation|" if column else " ", fontsize=8)
         bar.ax.tick_params(labelsize=7)
+        for axis, activation in zip(axes[:, column], maps, strict=True):
+            if column:
+                axis.imshow(activation, cmap="viridis", **scale)
+        if column == 0:
+            bar.ax.set(xticks=[], yticks=[])
+            for artist in bar.ax.get_children():
+                artist.set_visible(False)
 
 
 def stage_statistics(table: pd.DataFrame, label: str) -> Figure:
@@ -535,7 +549,7 @@ def local_maps(image: np.ndarray, quality: np.ndarray, added: np.ndarray, title:
         axis.imshow(image.mean(axis=2), cmap="gray")
         drawn = axis.imshow(layer, alpha=0.7, **options)
         axis.set_title(name)
-        figure.colorbar(drawn, ax=axis, label=unit, shrink=0.9)
+        figure.colorbar(drawn, ax=axis, label=unit, shrink=0.8)
     for axis in axes:
         axis.axis("off")
     return figure

@@ -94,15 +94,16 @@ class Claim:
     second: str
     size: float | None = None
     direction: int = 1
+    dataset: str | None = None  # where it is judged, if not at home
 
 
-def judged(settings: Profile, runs: Runs, claims: list[Claim], dataset: str | None = None) -> pd.DataFrame:
-    """Each claim beside the measured paired difference, its p-value after Holm, and the verdict."""
+def judged(settings: Profile, runs: Runs, claims: list[Claim]) -> pd.DataFrame:
+    """Each claim beside the measured paired difference, its p-value after Holm over all of them, and the verdict."""
     claims = [claim for claim in claims if claim.first in runs and claim.second in runs]
     differences = []
     for claim in claims:
-        first_SN, test = predictions(runs[claim.first], dataset)
-        second_SN, _ = predictions(runs[claim.second], dataset)
+        first_SN, test = predictions(runs[claim.first], claim.dataset)
+        second_SN, _ = predictions(runs[claim.second], claim.dataset)
         differences.append(
             metrics.compare(
                 first_SN,
@@ -282,7 +283,7 @@ PAPERS_DATASETS = {
 
 def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
     published = tables.paper("cross_dataset").set_index("dataset")
-    lines, verdicts = [], []
+    lines, claims = [], []
     for name in (settings.dataset, *settings.test_datasets):
         elsewhere = None if name == settings.dataset else name
         row = published.loc[PAPERS_DATASETS[name]] if name in PAPERS_DATASETS else None
@@ -291,13 +292,11 @@ def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
         table["paper: SRCC"] = [np.nan if row is None else row[sizes[v]] for v in table["variant"]]
         lines.append(table)
         size = None if row is None else row["smart_srcc"] - row["hyperiqa_srcc"]
-        claim = Claim(
-            "SMART-IQA beats HyperIQA", "SMART-IQA", "HyperIQA", size, -1 if size and size < 0 else 1
-        )
-        verdicts.append(judged(settings, runs, [claim], elsewhere).assign(dataset=name))
+        direction = -1 if size and size < 0 else 1
+        text = f"SMART-IQA beats HyperIQA on {name}"
+        claims.append(Claim(text, "SMART-IQA", "HyperIQA", size, direction, elsewhere))
     table = pd.concat(lines, ignore_index=True)
-    judgement = pd.concat(verdicts, ignore_index=True)
-    judgement["p (Holm)"] = metrics.holm(judgement["p (Holm)"].to_numpy())
+    judgement = judged(settings, runs, claims)
     return {
         "cross_dataset": (table, f"Trained on {settings.dataset}, tested there and elsewhere"),
         "cross_dataset_verdicts": (judgement, "Across datasets, judged"),

@@ -209,6 +209,8 @@ def scores_with_other_weights(
             "weights": w,
             "SRCC": metrics.srcc(ways[w], score).mean(),
             "RMSE": metrics.rmse(ways[w], score).mean(),
+            "n": len(score),
+            "seeds": len(scores),
         }
         for w in ways
     ]
