@@ -122,7 +122,7 @@ def quality_map(
 
 
 def occlusion(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, patch: int = 96, stride: int = 48
+    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, patch: int = 144, stride: int | None = None
 ) -> np.ndarray:
     """What each part adds to the score (H, W), in points: how far the score falls when the part is blurred.
 
@@ -131,8 +131,8 @@ def occlusion(
     no new edge is mistaken for a fault.
 
     Args:
-        patch: side of the blurred square in px.
-        stride: largest step between patches in px.
+        patch: side of the blurred square in px, or the image's short side if that is less.
+        stride: largest step between patches in px; half a patch by default.
 
     Raises:
         ExplainError: as `examine`, or the stride leaves gaps.
@@ -143,7 +143,7 @@ def occlusion(
     patch = min(patch, height, width)
     blurred = ndimage.gaussian_filter(image_HWC, (patch / 8, patch / 8, 0), mode="nearest")
     crops = score_crops(settings, model, image_HWC)
-    patches = _dense_grid(height, width, patch, stride)
+    patches = _dense_grid(height, width, patch, patch // 2 if stride is None else stride)
     jobs = [(c, p) for p in patches for c in crops.itertuples() if _overlap((c.top, c.left), size, p, patch)]
     fall = dict.fromkeys(patches, 0.0)
     for part in _batches(jobs):
