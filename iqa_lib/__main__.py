@@ -27,17 +27,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser("run", help="run the notebooks of a profile and write its report")
-    run.add_argument("--profile", default="demo", help="a name in notebooks/profiles, or a YAML file's path")
     run.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="run these, e.g. 01_train")
     run.add_argument(
         "--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one"
     )
     run.add_argument("--force", action="store_true", help="run also what is unchanged")
-    _add_overrides(run)
+    _add_settings(run)
     run.set_defaults(act=_run)
 
 
-def _add_overrides(command: argparse.ArgumentParser) -> None:
+def _add_settings(
+    command: argparse.ArgumentParser,
+    profile_help: str = "a name in notebooks/profiles, or a YAML file's path",
+) -> None:
+    command.add_argument("--profile", default="demo", help=profile_help)
     command.add_argument(
         "-p",
         nargs="+",
@@ -51,27 +54,22 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train the runs of an experiment that are missing")
-    train.add_argument(
-        "--profile", default="demo", help="a name in notebooks/profiles, or a YAML file's path"
-    )
     train.add_argument("--experiment", help="one of the experiments; all where left out")
     train.add_argument("--run", action="append", metavar="LABEL", help="this run of the experiment alone")
     train.add_argument("--seeds", metavar="0,1,2", help="instead of the profile's")
     train.add_argument(
         "--dry-run", action="store_true", help="list the runs and what they cost, train nothing"
     )
-    train.add_argument("-p", nargs="+", action="extend", default=[], dest="overrides", metavar="NAME=VALUE")
+    _add_settings(train)
     train.set_defaults(act=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
-    overrides = _read_overrides(options.overrides)
     if options.seeds:
-        overrides["seeds"] = _read_overrides([f"seeds=[{options.seeds}]"])["seeds"]
+        options.overrides.append(f"seeds=[{options.seeds}]")
+    settings = _settings(options)
     from iqa_lib import experiments
-    from iqa_lib.profile import load_profile
 
-    settings = load_profile(options.profile, **overrides)
     names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
     if options.dry_run:
         from iqa_lib.plan import print_plan
@@ -123,10 +121,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
             )
         if act == _download:
             action.add_argument("--accept-licence", action="store_true", help="agree without being asked")
-        action.add_argument(
-            "--profile", default="demo", help="whose data_folder, score_range and sizes count"
-        )
-        _add_overrides(action)
+        _add_settings(action, "whose data_folder, score_range and sizes count")
         action.set_defaults(act=act)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iqa_lib import paths
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, grid_crops, load_images, random_crops
+from iqa_lib.data.crops import ImageSet, grid_crops, random_crops
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
@@ -27,6 +27,7 @@ from iqa_lib.runs import Run
 
 Crop = tuple[int, int, int, bool]
 EVALUATION_BATCH = 64
+ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weights
 PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
 
 
@@ -143,14 +144,12 @@ def predict_crops(
                 alphas.append(model.last_attention_weights.float().cpu())
     table = pd.DataFrame({"row": [c[0] for c in crops], "prediction": torch.cat(scores).double().numpy()})
     if alphas:
-        names = [f"alpha{s + 1}" for s in range(alphas[0].shape[1])]
-        table[names] = torch.cat(alphas).double().numpy()
+        table[ALPHAS] = torch.cat(alphas).double().numpy()
     return table
 
 
-def test_on(run: Run, dataset: str) -> pd.DataFrame:
+def test_on(run: Run, dataset: str, images: ImageSet) -> pd.DataFrame:
     """A run's predictions on the test images of another dataset; scored once, then read from the run's folder."""
-    images = load_images(run.settings, dataset, test_only=True)
     path = run.folder / f"test-{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{images.fingerprint}.parquet"
     if not path.is_file():
         rows = images.rows("test")

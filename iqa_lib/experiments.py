@@ -25,17 +25,24 @@ class Variant:
     paper: str | None = None
 
 
-def variants(settings: Profile, experiment: str) -> list[Variant]:
+def variants(settings: Profile, experiment: str, only: Iterable[str] | None = None) -> list[Variant]:
     """The configurations of one of ``EXPERIMENTS`` under this profile.
 
+    Args:
+        only: labels of those wanted; all where None.
+
     Raises:
-        ProfileError: no such experiment.
+        ProfileError: no such experiment, or no such label in it.
     """
     if experiment not in EXPERIMENTS:
         near = difflib.get_close_matches(experiment, EXPERIMENTS, n=1)
         hint = f", did you mean '{near[0]}'?" if near else "."
         raise ProfileError(f"No experiment '{experiment}'{hint} Known: {', '.join(EXPERIMENTS)}.")
-    return EXPERIMENTS[experiment](settings)
+    chosen = EXPERIMENTS[experiment](settings)
+    if unknown := set(only or ()) - {v.label for v in chosen}:
+        known = ", ".join(f"'{v.label}'" for v in chosen)
+        raise ProfileError(f"Experiment '{experiment}' has no run '{sorted(unknown)[0]}'. Known: {known}.")
+    return [v for v in chosen if not only or v.label in only]
 
 
 def _base(settings: Profile) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def results(
     """Each variant's runs, one per seed of the profile; trains what is missing.
 
     Args:
-        only: labels of the variants wanted; all where None.
+        only: as for `variants`.
         train_missing: False: leave out what is not in the store.
 
     Raises:
@@ -171,16 +178,10 @@ def results(
     """
     from iqa_lib.train import train
 
-    chosen = variants(settings, experiment)
-    unknown = set(only or ()) - {v.label for v in chosen}
-    if unknown:
-        known = ", ".join(f"'{v.label}'" for v in chosen)
-        raise ProfileError(f"Experiment '{experiment}' has no run '{sorted(unknown)[0]}'. Known: {known}.")
+    chosen = variants(settings, experiment, only)
     images = Images(settings)
     found: dict[str, list[Run]] = {}
     for variant in chosen:
-        if only and variant.label not in only:
-            continue
         for seed in settings.seeds:
             wanted = settings_of(settings, variant, seed)
             data = images.of(wanted)

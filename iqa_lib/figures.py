@@ -225,21 +225,23 @@ def _label_small(axis: plt.Axes) -> None:
         text.set_size(8)
 
 
+def _interval_dots(
+    axis: plt.Axes, table: pd.DataFrame, place: pd.Series | np.ndarray, lying: bool = False, **style
+) -> None:
+    """Mean test SRCC with its 95 % interval at these places of the other axis; ``lying``: SRCC runs along x."""
+    style = {"fmt": "o", "ms": 5, "capsize": 2.5, "color": COLOURS[0]} | style
+    span = np.abs(table[["95 % low", "95 % high"]].to_numpy().T - table["SRCC"].to_numpy())
+    if lying:
+        axis.errorbar(table["SRCC"], place, xerr=span, **style)
+    else:
+        axis.errorbar(place, table["SRCC"], yerr=span, **style)
+
+
 def bars_of_variants(table: pd.DataFrame, points: dict[str, np.ndarray]) -> Figure:
     """Mean SRCC of each variant with its 95 % interval, a dot for every seed, and the paper's value."""
     figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(table) + 1.15))
     place = np.arange(len(table))[::-1]
-    span = np.abs(table[["95 % low", "95 % high"]].to_numpy().T - table["SRCC"].to_numpy())
-    axis.errorbar(
-        table["SRCC"],
-        place,
-        xerr=span,
-        fmt="o",
-        ms=5,
-        capsize=2.5,
-        color=COLOURS[0],
-        label="mean, 95 % interval",
-    )
+    _interval_dots(axis, table, place, lying=True, label="mean, 95 % interval")
     for y, label in zip(place, table["variant"], strict=True):
         values = points[label]
         axis.plot(
@@ -267,17 +269,7 @@ def sizes_curve(table: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(COLUMN, 2.5))
     control = table["variant"].str.startswith("control")
     for part, fill in ((table[~control], COLOURS[0]), (table[control], "white")):
-        span = np.abs(part[["95 % low", "95 % high"]].to_numpy().T - part["SRCC"].to_numpy())
-        axis.errorbar(
-            part["parameters (M)"],
-            part["SRCC"],
-            yerr=span,
-            fmt="o",
-            ms=5,
-            capsize=2.5,
-            color=COLOURS[0],
-            mfc=fill,
-        )
+        _interval_dots(axis, part, part["parameters (M)"], mfc=fill)
     for row in table.itertuples():
         axis.annotate(
             row.backbone.split(".")[0].removeprefix("tf_"),
@@ -299,17 +291,7 @@ def sizes_curve(table: pd.DataFrame) -> Figure:
 def learning_rate_curve(table: pd.DataFrame) -> Figure:
     """Test SRCC against the factor on all learning rates."""
     figure, axis = plt.subplots(figsize=(COLUMN, 2.4))
-    span = np.abs(table[["95 % low", "95 % high"]].to_numpy().T - table["SRCC"].to_numpy())
-    axis.errorbar(
-        table["factor"],
-        table["SRCC"],
-        yerr=span,
-        fmt="o-",
-        ms=4,
-        capsize=2.5,
-        color=COLOURS[0],
-        label="measured, 95 % interval",
-    )
+    _interval_dots(axis, table, table["factor"], fmt="o-", ms=4, label="measured, 95 % interval")
     axis.plot(table["factor"], table["paper: SRCC"], **PAPER)
     axis.set(xscale="log", xlabel="learning rates × factor", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
     axis.set_xticks(ticks := table["factor"].tolist(), [f"{t:g}" for t in ticks])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -15,9 +16,8 @@ from iqa_lib.profile import Profile
 from iqa_lib.runs import Run
 from iqa_lib.train import build_model
 
-GPU_RATE = (
-    60e12  # FLOP/s that training is assumed to sustain in bf16: a good tenth of a data-centre card's peak
-)
+# FLOP/s that training is assumed to sustain in bf16: a good tenth of a data-centre card's peak
+GPU_RATE = 60e12
 FORWARD_AND_BACKWARD = 3  # times the forward pass's arithmetic
 
 
@@ -36,40 +36,47 @@ def plan(settings: Profile, names: list[str], only: list[str] | None = None) -> 
 
     Runs that an earlier row lists already cost nothing. Without the dataset the published number of images counts.
     """
-    images = experiments.Images(settings)
-    known = catalog.describe(settings.dataset, settings.data_folder).images
-    seen, lines = set(), []
+    images, seen, lines = experiments.Images(settings), set(), []
     for name in names:
-        for variant in experiments.variants(settings, name):
-            if only and variant.label not in only:
-                continue
+        for variant in experiments.variants(settings, name, only):
+            cost = _cost(experiments.settings_of(settings, variant, 0), images)
+            changes = ", ".join(f"{k}={v}" for k, v in variant.changes.items()) or "the profile as it is"
             for seed in settings.seeds:
-                wanted = experiments.settings_of(settings, variant, seed)
-                try:
-                    data = images.of(wanted)
-                    trained_on, fingerprint = len(data.rows("train")), data.fingerprint
-                except DataError:
-                    trained_on, fingerprint = round(0.7 * (known or 0)), ""
-                run = Run(wanted, fingerprint)
-                shared = run.folder in seen
+                run = Run(experiments.settings_of(settings, variant, seed), cost.fingerprint)
+                state = "done" if run.complete else "shared" if run.folder in seen else "missing"
                 seen.add(run.folder)
-                parameters, flop = size_of(wanted.model_copy(update={"seed": 0}))
-                passes = FORWARD_AND_BACKWARD * wanted.epochs if not wanted.freeze_backbone else 1
-                hours = trained_on * wanted.train_crops * passes * flop / GPU_RATE / 3600
-                changes = ", ".join(f"{k}={v}" for k, v in variant.changes.items()) or "the profile as it is"
-                state = "done" if run.complete else "shared" if shared else "missing"
                 lines.append(
                     {
                         "experiment": name,
                         "run": variant.label,
                         "seed": seed,
                         "changes": changes,
-                        "parameters (M)": round(parameters / 1e6, 2),
-                        "GPU hours (estimate)": 0.0 if state != "missing" else round(hours, 2),
+                        "parameters (M)": round(cost.parameters / 1e6, 2),
+                        "GPU hours (estimate)": 0.0 if state != "missing" else round(cost.hours, 2),
                         "state": state,
                     }
                 )
     return pd.DataFrame(lines)
+
+
+class Cost(NamedTuple):
+    parameters: int
+    hours: float
+    fingerprint: str  # of the data; empty where it is absent
+
+
+def _cost(wanted: Profile, images: experiments.Images) -> Cost:
+    """What one run costs; its seed does not matter."""
+    try:
+        data = images.of(wanted)
+        trained_on, fingerprint = len(data.rows("train")), data.fingerprint
+    except DataError:
+        published = catalog.describe(wanted.dataset, wanted.data_folder).images
+        trained_on, fingerprint = round(0.7 * (published or 0)), ""
+    parameters, flop = size_of(wanted)
+    passes = 1 if wanted.freeze_backbone else FORWARD_AND_BACKWARD * wanted.epochs
+    hours = trained_on * wanted.train_crops * passes * flop / GPU_RATE / 3600
+    return Cost(parameters, hours, fingerprint)
 
 
 def print_plan(settings: Profile, names: list[str], only: list[str] | None = None) -> None:

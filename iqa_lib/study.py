@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 
 from iqa_lib import experiments, figures, metrics, outputs, tables
 from iqa_lib.data.catalog import describe
-from iqa_lib.evaluate import test_on
+from iqa_lib.data.crops import ImageSet, load_images
+from iqa_lib.errors import RunError
+from iqa_lib.evaluate import draw_crops, predict_crops, test_on
 from iqa_lib.profile import Profile
 from iqa_lib.runs import Run
 
@@ -25,9 +27,17 @@ Runs = dict[str, list[Run]]
 # --- predictions ------------------------------------------------------------------------------------------
 
 
-def predictions(runs: list[Run], dataset: str | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another dataset than the one trained on, to test on."""
+
+    name: str
+    images: ImageSet
+
+
+def predictions(runs: list[Run], elsewhere: Elsewhere | None = None) -> tuple[np.ndarray, pd.DataFrame]:
     """Predictions (seeds, images) of a variant on its test split, or on another dataset; and the images' labels."""
-    parts = [test_on(run, dataset) if dataset else run.test for run in runs]
+    parts = [test_on(run, elsewhere.name, elsewhere.images) if elsewhere else run.test for run in runs]
     return np.stack([part["prediction"].to_numpy() for part in parts]), parts[0]
 
 
@@ -39,11 +49,11 @@ def groups_of(test: pd.DataFrame) -> np.ndarray | None:
 # --- tables -----------------------------------------------------------------------------------------------
 
 
-def measured(settings: Profile, runs: Runs, dataset: str | None = None) -> pd.DataFrame:
+def measured(settings: Profile, runs: Runs, elsewhere: Elsewhere | None = None) -> pd.DataFrame:
     """A row per variant: seeds, mean SRCC with interval and SD over seeds, PLCC, parameters, kept epochs."""
     lines = []
     for label, of_variant in runs.items():
-        predicted_SN, test = predictions(of_variant, dataset)
+        predicted_SN, test = predictions(of_variant, elsewhere)
         score = test["score"].to_numpy()
         srcc_S = np.atleast_1d(metrics.srcc(predicted_SN, score))
         interval = metrics.bootstrap(
@@ -70,10 +80,17 @@ def measured(settings: Profile, runs: Runs, dataset: str | None = None) -> pd.Da
     return pd.DataFrame(lines).round(4)
 
 
+SRCC, PLCC = (
+    {"srcc": "SRCC"},
+    {"plcc": "PLCC"},
+)  # columns of the paper's tables, and what they are called here
+
+
 def beside_paper(
-    table: pd.DataFrame, settings: Profile, experiment: str, name: str, key: str, columns: dict[str, str]
+    settings: Profile, runs: Runs, experiment: str, name: str, key: str, columns: dict[str, str]
 ) -> pd.DataFrame:
-    """The measured table with columns of the paper's table ``name``, whose rows are named in its column ``key``."""
+    """`measured`, with columns of the paper's table ``name``, whose rows are named in its column ``key``."""
+    table = measured(settings, runs)
     published = tables.paper(name)
     published = published.set_index(published[key].astype(str))
     named = {v.label: v.paper for v in experiments.variants(settings, experiment)}
@@ -94,7 +111,7 @@ class Claim:
     second: str
     size: float | None = None
     direction: int = 1
-    dataset: str | None = None  # where it is judged, if not at home
+    elsewhere: Elsewhere | None = None  # where it is judged, if not at home
 
 
 def judged(settings: Profile, runs: Runs, claims: list[Claim]) -> pd.DataFrame:
@@ -102,8 +119,8 @@ def judged(settings: Profile, runs: Runs, claims: list[Claim]) -> pd.DataFrame:
     claims = [claim for claim in claims if claim.first in runs and claim.second in runs]
     differences = []
     for claim in claims:
-        first_SN, test = predictions(runs[claim.first], claim.dataset)
-        second_SN, _ = predictions(runs[claim.second], claim.dataset)
+        first_SN, test = predictions(runs[claim.first], claim.elsewhere)
+        second_SN, _ = predictions(runs[claim.second], claim.elsewhere)
         differences.append(
             metrics.compare(
                 first_SN,
@@ -119,11 +136,7 @@ def judged(settings: Profile, runs: Runs, claims: list[Claim]) -> pd.DataFrame:
             "claim": claim.text,
             "paper: ΔSRCC": claim.size,
             "measured ΔSRCC": d.value,
-            "95 % low": d.low,
-            "95 % high": d.high,
-            "p (Holm)": p,
-            "smallest detectable": d.smallest_detectable,
-            "interval covers": d.covers,
+            **tables.tested(d, p),
             "verdict": metrics.verdict(d, claim.size, p, claim.direction),
         }
         for claim, d, p in zip(claims, differences, adjusted, strict=True)
@@ -131,34 +144,17 @@ def judged(settings: Profile, runs: Runs, claims: list[Claim]) -> pd.DataFrame:
     return pd.DataFrame(lines).round(4)
 
 
+def _beats(first: experiments.Variant, second: experiments.Variant, published: dict[str, float]) -> Claim:
+    """By how much the paper says so, where it has both."""
+    both = {first.paper, second.paper} <= published.keys()
+    size = published[first.paper] - published[second.paper] if both else None
+    return Claim(f"{first.label} beats {second.label}", first.label, second.label, size)
+
+
 def _steps(settings: Profile, experiment: str, published: dict[str, float]) -> list[Claim]:
     """Each variant against the one before it."""
     chosen = experiments.variants(settings, experiment)
-    return [
-        Claim(
-            f"{after.label} beats {before.label}",
-            after.label,
-            before.label,
-            published[after.paper] - published[before.paper]
-            if {after.paper, before.paper} <= published.keys()
-            else None,
-        )
-        for before, after in itertools.pairwise(chosen)
-    ]
-
-
-def _against_first(settings: Profile, experiment: str, published: dict[str, float]) -> list[Claim]:
-    """The first variant against each other one; without a published figure, that it is at least as good."""
-    first, *others = experiments.variants(settings, experiment)
-    return [
-        Claim(
-            f"{first.label} beats {other.label}",
-            first.label,
-            other.label,
-            published[first.paper] - published[other.paper] if other.paper in published else None,
-        )
-        for other in others
-    ]
+    return [_beats(after, before, published) for before, after in itertools.pairwise(chosen)]
 
 
 def _published(name: str, key: str, column: str = "srcc") -> dict[str, float]:
@@ -172,9 +168,7 @@ Exhibits = dict[str, tuple[pd.DataFrame | Figure, str]]
 
 
 def main_result(settings: Profile, runs: Runs) -> Exhibits:
-    table = beside_paper(
-        measured(settings, runs), settings, "main", "ablation_koniq10k", "configuration", {"srcc": "SRCC", "plcc": "PLCC"}
-    )  # fmt: skip
+    table = beside_paper(settings, runs, "main", "ablation_koniq10k", "configuration", SRCC | PLCC)
     sota = tables.paper("sota_koniq10k").rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"})
     ours = table[["variant", "SRCC", "95 % low", "95 % high", "PLCC"]].rename(columns={"variant": "method"})
     ours["family"] = "measured here"
@@ -188,9 +182,7 @@ def main_result(settings: Profile, runs: Runs) -> Exhibits:
 
 def ablation(settings: Profile, runs: Runs) -> Exhibits:
     published = _published("ablation_koniq10k", "configuration")
-    table = beside_paper(
-        measured(settings, runs), settings, "ablation", "ablation_koniq10k", "configuration", {"srcc": "SRCC", "plcc": "PLCC"}
-    )  # fmt: skip
+    table = beside_paper(settings, runs, "ablation", "ablation_koniq10k", "configuration", SRCC | PLCC)
     for title in ("SRCC", "paper: SRCC"):
         gain = table[title].diff()
         table[f"{title}: share of the gain"] = (gain / gain.sum()).round(3)
@@ -216,9 +208,8 @@ def fixed_regressor(settings: Profile, runs: Runs) -> Exhibits:
 
 
 def model_sizes(settings: Profile, runs: Runs) -> Exhibits:
-    table = beside_paper(
-        measured(settings, runs), settings, "model_sizes", "complexity", "model", {"srcc": "SRCC", "params_m": "parameters (M)"}
-    )  # fmt: skip
+    columns = SRCC | {"params_m": "parameters (M)"}
+    table = beside_paper(settings, runs, "model_sizes", "complexity", "model", columns)
     claims = _steps(settings, "model_sizes", _published("complexity", "model"))
     return {
         "model_sizes": (table, "Model sizes"),
@@ -231,16 +222,12 @@ def model_sizes(settings: Profile, runs: Runs) -> Exhibits:
 
 
 def learning_rate(settings: Profile, runs: Runs) -> Exhibits:
-    table = beside_paper(
-        measured(settings, runs), settings, "learning_rate", "learning_rate", "lr_backbone", {"srcc": "SRCC"}
-    )  # fmt: skip
+    table = beside_paper(settings, runs, "learning_rate", "learning_rate", "lr_backbone", SRCC)
     table["factor"] = table["variant"].str.removeprefix("× ").astype(float)
     published = _published("learning_rate", "lr_backbone")
-    claims = [
-        Claim(f"× 1 beats {v.label}", "× 1", v.label, published["5e-07"] - published[v.paper])
-        for v in experiments.variants(settings, "learning_rate")
-        if v.label != "× 1"
-    ]
+    chosen = {v.label: v for v in experiments.variants(settings, "learning_rate")}
+    unchanged = chosen.pop("× 1")
+    claims = [_beats(unchanged, other, published) for other in chosen.values()]
     return {
         "learning_rate": (table, "Learning rates, all multiplied by one factor"),
         "learning_rate_verdicts": (judged(settings, runs, claims), "The learning rates, judged"),
@@ -249,10 +236,10 @@ def learning_rate(settings: Profile, runs: Runs) -> Exhibits:
 
 
 def loss(settings: Profile, runs: Runs) -> Exhibits:
-    table = beside_paper(
-        measured(settings, runs), settings, "loss", "loss_functions", "loss", {"srcc": "SRCC", "plcc": "PLCC"}
-    )  # fmt: skip
-    claims = _against_first(settings, "loss", _published("loss_functions", "loss"))
+    table = beside_paper(settings, runs, "loss", "loss_functions", "loss", SRCC | PLCC)
+    published = _published("loss_functions", "loss")
+    first, *others = experiments.variants(settings, "loss")
+    claims = [_beats(first, other, published) for other in others]
     return {
         "loss": (table, "Losses; the paper's “SRCC loss” is 1 − PLCC of the batch"),
         "loss_verdicts": (judged(settings, runs, claims), "The losses, judged against L1"),
@@ -276,18 +263,16 @@ def augmentation(settings: Profile, runs: Runs) -> Exhibits:
     }
 
 
-PAPERS_DATASETS = {
-    "koniq10k": "KonIQ-10k", "spaq": "SPAQ", "kadid10k": "KADID-10k", "agiqa3k": "AGIQA-3K"
-}  # fmt: skip
-
-
 def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
     published = tables.paper("cross_dataset").set_index("dataset")
     lines, claims = [], []
     for name in (settings.dataset, *settings.test_datasets):
-        elsewhere = None if name == settings.dataset else name
-        row = published.loc[PAPERS_DATASETS[name]] if name in PAPERS_DATASETS else None
-        table = measured(settings, runs, elsewhere).assign(dataset=name, scores=describe(name).scores)
+        elsewhere = None
+        if name != settings.dataset:
+            elsewhere = Elsewhere(name, load_images(settings, name, test_only=True))
+        known = describe(name, settings.data_folder)
+        row = published.loc[known.title] if known.title in published.index else None
+        table = measured(settings, runs, elsewhere).assign(dataset=name, scores=known.scores)
         sizes = {"HyperIQA": "hyperiqa_srcc", "SMART-IQA": "smart_srcc"}
         table["paper: SRCC"] = [np.nan if row is None else row[sizes[v]] for v in table["variant"]]
         lines.append(table)
@@ -346,7 +331,10 @@ def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict
     runs = experiments.results(settings, experiment, train_missing=train_missing)
     wanted = {v.label for v in experiments.variants(settings, experiment)}
     if missing := sorted(wanted - runs.keys()):
-        raise_missing(settings, experiment, missing)
+        raise RunError(
+            f"Experiment '{experiment}' lacks {', '.join(missing)} in {settings.folder / 'store'}. Train: "
+            f"python -m iqa_lib train --profile {settings.profile} --experiment {experiment}"
+        )
     found = {}
     for name, (content, caption) in STUDIES[experiment](settings, runs).items():
         caption = f"{caption}. {label(settings)}."
@@ -357,15 +345,6 @@ def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict
         else:
             display(outputs.save_figure(settings, content, name, caption))
     return found
-
-
-def raise_missing(settings: Profile, experiment: str, missing: list[str]) -> None:
-    from iqa_lib.errors import RunError
-
-    raise RunError(
-        f"Experiment '{experiment}' lacks {', '.join(missing)} in {settings.folder / 'store'}. Train: "
-        f"python -m iqa_lib train --profile {settings.profile} --experiment {experiment}"
-    )
 
 
 def count_verdicts(found: dict[str, pd.DataFrame]) -> str:
@@ -380,8 +359,6 @@ def difference_of_protocols(settings: Profile, run: Run, draws: int = 200, pool:
 
     The spread of random crops is that of ``draws`` sets of 20 crops per image, drawn from ``pool`` scored ones.
     """
-    from iqa_lib.evaluate import draw_crops, predict_crops
-
     images = experiments.Images(settings).of(run.settings)
     rows = images.rows("test")
     score = images.scores(rows)

@@ -215,18 +215,21 @@ def scores_with_other_weights(
         for w in ways
     ]
     differences = [
-        {
-            "weights": way,
-            "difference of SRCC": d.value,
-            "95 % low": d.low,
-            "95 % high": d.high,
-            "p (Holm)": p,
-            "smallest detectable": d.smallest_detectable,
-            "interval covers": d.covers,
-        }
+        {"weights": way, "difference of SRCC": d.value, **tested(d, p)}
         for way, d, p in zip(others, compared, metrics.holm([d.p for d in compared]), strict=True)
     ]
     return pd.DataFrame(lines).merge(pd.DataFrame(differences), on="weights", how="left").round(4)
+
+
+def tested(difference: metrics.Difference, p_adjusted: float) -> dict[str, float | str]:
+    """The columns by which every table tells how sure a difference is."""
+    return {
+        "95 % low": difference.low,
+        "95 % high": difference.high,
+        "p (Holm)": p_adjusted,
+        "smallest detectable": difference.smallest_detectable,
+        "interval covers": difference.covers,
+    }
 
 
 def _of_all_seeds(tables: list[pd.DataFrame], column: str) -> np.ndarray:
@@ -279,11 +282,7 @@ def attention_verdicts(
             "claim": claim,
             "paper (3 images)": published,
             "measured": d.value,
-            "95 % low": d.low,
-            "95 % high": d.high,
-            "p (Holm)": p,
-            "smallest detectable": d.smallest_detectable,
-            "interval covers": d.covers,
+            **tested(d, p),
             "verdict": metrics.verdict(d, None, p, direction=1),
         }
         for (claim, published, _), d, p in zip(claims, compared, adjusted, strict=True)

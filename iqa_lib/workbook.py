@@ -323,12 +323,10 @@ def _fingerprint(inputs: dict[str, Any], settings: Profile) -> str:
 
 def _data_state(name: str, settings: Profile) -> list | str:
     """Names, sizes and times of a dataset's files; of one's own labels, the label file's alone."""
-    try:
-        folder = catalog.locate(name, settings.data_folder) if name in catalog.CATALOG else None
-        folder = folder or catalog.find_own(name, settings.data_folder)
-    except DataError:
+    place = catalog.place_of(name, settings.data_folder)
+    if place is None:
         return "absent"
-    files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
     return [
         (str(f), stat.st_size, stat.st_mtime_ns)
         for f in files

@@ -59,6 +59,11 @@ def test_an_unknown_experiment_or_run_is_named():
         results(load_profile("smoke"), "ablation", ["+ afa"])
 
 
+def test_a_plan_refuses_what_a_training_would_refuse():
+    with pytest.raises(ProfileError, match=r"no run '\+ afa'"):
+        plan.plan(load_profile("paper"), ["ablation"], ["+ afa"])
+
+
 def small():
     return load_profile("smoke", backbone_hyper_iqa="swin_test", epochs=1, train_crops=1, seeds=(0, 1))
 

@@ -259,6 +259,16 @@ def locate(name: str, data_folder: str | Path | None = None) -> Path | None:
     return found and found[0]
 
 
+def place_of(name: str, data_folder: str | Path | None = None) -> Path | None:
+    """Where a dataset lies: the folder of the catalog's, the label file or folder of one's own; None if absent."""
+    if name in CATALOG:
+        return locate(name, data_folder)
+    try:
+        return find_own(name, data_folder)
+    except DataError:
+        return None
+
+
 def load_table(
     name: str,
     score_range: tuple[float, float] = (0.0, 100.0),
@@ -326,7 +336,7 @@ def read_labels(
 
 def how_to_get(name: str, data_folder: str | Path | None = None) -> str:
     """A page on a dataset of the catalog that is not there: what to put where, and where it comes from."""
-    dataset, root = CATALOG[name], _root(data_folder)
+    dataset, root = CATALOG[name], root_of(data_folder)
     lines = [
         f"{dataset.title} ('{name}') is not in {root}.",
         f"  Put there, in a folder of any name, as its authors publish it: {dataset.layout}.",
@@ -379,7 +389,8 @@ def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) ->
 # --- where it lies ----------------------------------------------------------------------------------------
 
 
-def _root(data_folder: str | Path | None) -> Path:
+def root_of(data_folder: str | Path | None) -> Path:
+    """The folder that holds the datasets: the one named, or ``data/`` of this workbook."""
     return Path(data_folder).expanduser().resolve() if data_folder else paths.DATA
 
 
@@ -388,7 +399,7 @@ def _plain(name: str) -> str:
 
 
 def _locate(name: str, data_folder: str | Path | None) -> tuple[Path, Layout | None] | None:
-    root = _root(data_folder)
+    root = root_of(data_folder)
     if CATALOG[name].build:
         built = [folder / name for folder in (root, paths.DATA) if (folder / name / "labels.csv").is_file()]
         return (built[0], None) if built else None
@@ -421,7 +432,7 @@ def _build_when_absent(name: str, data_folder: str | Path | None) -> Path:
 
 def _candidates(name: str, data_folder: str | Path | None) -> list[Path]:
     path = Path(name).expanduser()
-    folders = dict.fromkeys([_root(data_folder), paths.DATA, paths.HOME])
+    folders = dict.fromkeys([root_of(data_folder), paths.DATA, paths.HOME])
     return [path] if path.is_absolute() else [folder / path for folder in folders]
 
 

@@ -69,7 +69,8 @@ def check(name: str, settings: Profile) -> Report:
         name: as for `catalog.load_table`.
         settings: ``score_range`` and ``data_folder`` count.
     """
-    report = Report(name, _folder(name, settings))
+    place = catalog.place_of(name, settings.data_folder)
+    report = Report(name, place.parent if place and place.is_file() else place)
     try:
         table, faults = catalog.read_labels(name, settings.score_range, settings.data_folder)
         report.faults += faults
@@ -92,16 +93,6 @@ def check(name: str, settings: Profile) -> Report:
     files = labelled["path"].tolist() + ([] if len(labelled) else unlabelled)
     _look_at_images(report, files, others)
     return report
-
-
-def _folder(name: str, settings: Profile) -> Path | None:
-    if name in catalog.CATALOG:
-        return catalog.locate(name, settings.data_folder)
-    try:
-        found = catalog.find_own(name, settings.data_folder)
-    except DataError:
-        return None
-    return found if found.is_dir() else found.parent
 
 
 def _compare_count(report: Report, found: int, published: int | None) -> None:

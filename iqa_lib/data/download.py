@@ -45,7 +45,7 @@ def download(name: str, accept: Callable[[str], bool], data_folder: str | None =
         return present
     if not dataset.download:
         raise DataError(catalog.how_to_get(name, data_folder))
-    root = Path(data_folder).expanduser().resolve() if data_folder else paths.DATA
+    root = catalog.root_of(data_folder)
     if (root / name).exists():
         raise DataError(
             f"{root / name} is there, but not as published. Move it away, or complete it by hand."
