@@ -6,6 +6,7 @@ Shape suffixes: B batch, N crops, P packed features.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -157,6 +158,19 @@ def test_on(run: Run, dataset: str, images: ImageSet) -> pd.DataFrame:
         table = table.join(predict(run.settings, run.load_model(), images, rows, dataset))
         paths.write_atomically(path, table.to_parquet(None, index=False))
     return pd.read_parquet(path)
+
+
+def score_random_crops(run: Run, images: ImageSet, per_image: int) -> np.ndarray:
+    """Scores (N, ``per_image``) of random crops of the test images; computed once, then read from the run's folder."""
+    path = run.folder / f"random-crops-{per_image}.npy"
+    if not path.is_file():
+        rows = images.rows("test")
+        crops = draw_crops(run.settings, images, rows, per_image, draw=0)
+        scored = predict_crops(run.settings, run.load_model(), images, crops, "random crops")["prediction"]
+        content = io.BytesIO()
+        np.save(content, scored.to_numpy().reshape(len(rows), per_image))
+        paths.write_atomically(path, content.getvalue())
+    return np.load(path)
 
 
 test_on.__test__ = False  # pytest takes the name for a test's

@@ -23,6 +23,7 @@ class Variant:
     label: str
     changes: dict[str, Any] = field(default_factory=dict)
     paper: str | None = None
+    seeds: tuple[int, ...] | None = None  # None: those of the profile
 
 
 def variants(settings: Profile, experiment: str, only: Iterable[str] | None = None) -> list[Variant]:
@@ -49,9 +50,26 @@ def _base(settings: Profile) -> dict[str, Any]:
     return {"backbone": settings.backbone_base or settings.backbone}
 
 
+# Su et al., CVPR 2020, as their code trains it; its step schedule is not offered.
+HYPER_IQA_RECIPE = {
+    "learning_rate_backbone": 2e-5,
+    "learning_rate_head": 2e-4,
+    "weight_decay": 5e-4,
+    "batch_size": 96,
+    "epochs": 16,
+    "train_crops": 25,
+}
+
+
 def _hyper_iqa(settings: Profile) -> Variant:
     changes = {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa}
+    if settings.hyper_iqa_recipe == "published":
+        changes |= HYPER_IQA_RECIPE
     return Variant("HyperIQA", changes, "HyperIQA (ResNet-50)")
+
+
+def _training(settings: Profile) -> list[Variant]:
+    return [Variant("the profile's run", seeds=(settings.seed,))]
 
 
 def _main(settings: Profile) -> list[Variant]:
@@ -132,7 +150,12 @@ def _augmentation(settings: Profile) -> list[Variant]:
     return [Variant(label, change, paper) for label, (change, paper) in changes.items()]
 
 
+def _protocol(settings: Profile) -> list[Variant]:
+    return [Variant("as the profile")]
+
+
 EXPERIMENTS = {
+    "training": _training,
     "main": _main,
     "ablation": _ablation,
     "fixed_regressor": _fixed_regressor,
@@ -140,6 +163,7 @@ EXPERIMENTS = {
     "learning_rate": _learning_rates,
     "loss": _losses,
     "augmentation": _augmentation,
+    "protocol": _protocol,
     "cross_dataset": _main,
 }
 
@@ -167,7 +191,7 @@ def results(
     only: Iterable[str] | None = None,
     train_missing: bool = True,
 ) -> dict[str, list[Run]]:
-    """Each variant's runs, one per seed of the profile; trains what is missing.
+    """Each variant's runs, one per seed; trains what is missing.
 
     Args:
         only: as for `variants`.
@@ -182,7 +206,7 @@ def results(
     images = Images(settings)
     found: dict[str, list[Run]] = {}
     for variant in chosen:
-        for seed in settings.seeds:
+        for seed in variant.seeds or settings.seeds:
             wanted = settings_of(settings, variant, seed)
             data = images.of(wanted)
             run = Run(wanted, data.fingerprint)

@@ -21,7 +21,7 @@ def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data
     settings.figures.mkdir(parents=True, exist_ok=True)
     target = settings.figures / name
     figure.savefig(target.with_suffix(".pdf"), bbox_inches="tight", metadata={"CreationDate": None})
-    figure.savefig(target.with_suffix(".png"), bbox_inches="tight", dpi=200)
+    figure.savefig(target.with_suffix(".png"), bbox_inches="tight", dpi=300)
     if data is not None:
         data.to_csv(target.with_suffix(".csv"), index=False)
     plt.close(figure)
@@ -84,6 +84,11 @@ def record(settings: Profile, notebook: str, headline: str, **numbers: Any) -> N
     result = {"notebook": notebook, "headline": headline, "numbers": numbers, **_saved}
     path = settings.folder / "results" / f"{notebook}.json"
     paths.write_atomically(path, json.dumps(result, indent=1))
+
+
+def saved() -> dict[str, list[dict[str, Any]]]:
+    """What this process saved so far, as in a result file."""
+    return _saved
 
 
 def _remember(kind: str, entry: dict[str, Any]) -> None:

@@ -43,6 +43,9 @@ class Profile(BaseModel):
     backbone_small: str | None = None
     backbone_base: str | None = Field(None, description="also the ablation's; null: the one above")
     backbone_hyper_iqa: str = "resnet50.tv_in1k"
+    hyper_iqa_recipe: Literal["same", "published"] = Field(
+        "same", description="train HyperIQA by these settings, or by those its authors published"
+    )
     backbone_controls: tuple[str, ...] = Field(
         (), description="more backbones for 03_model_sizes, as controls"
     )

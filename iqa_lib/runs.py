@@ -2,7 +2,8 @@
 
 ``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``,
 ``predictions.parquet``, the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, last of all, ``result.json``: without it the run is not
-complete. ``state.pt`` exists while it trains and makes resuming exact.
+complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores lies there too,
+without a model (`iqa_lib.compare`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import platform
 import subprocess
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
@@ -30,20 +32,16 @@ NOT_PART_OF_A_RUN = {
     "seeds",
     "bootstrap_samples",
     "compare_methods",
+    "hyper_iqa_recipe",
     *(key for key in Profile.model_fields if key.startswith("backbone_")),
 }
 
 
-class Run:
-    """One trained model with all that is known of it; ``folder`` holds the files."""
+class StoredRun:
+    """A folder of the store with predictions and results, whoever made them."""
 
-    def __init__(self, settings: Profile, data_fingerprint: str):
-        self.settings = settings
-        self.config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
-        self.config["data_fingerprint"] = data_fingerprint
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
-        name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
-        self.folder = settings.folder / "store" / f"{name}-{digest}"
+    def __init__(self, folder: Path):
+        self.folder = folder
 
     @property
     def complete(self) -> bool:
@@ -52,10 +50,6 @@ class Run:
     @property
     def result(self) -> dict:
         return json.loads((self.folder / "result.json").read_text())
-
-    @property
-    def epochs(self) -> pd.DataFrame:
-        return pd.read_json(self.folder / "epochs.jsonl", lines=True)
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -67,6 +61,30 @@ class Run:
         """The test images' part of `predictions`."""
         return self.predictions.query("split == 'test'").reset_index(drop=True)
 
+    def remember(self) -> Self:
+        remember_run(str(self.folder))
+        return self
+
+
+class Run(StoredRun):
+    """One trained model with all that is known of it; ``folder`` holds the files."""
+
+    def __init__(self, settings: Profile, data_fingerprint: str):
+        self.settings = settings
+        self.config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
+        self.config["data_fingerprint"] = data_fingerprint
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
+        name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
+        super().__init__(settings.folder / "store" / f"{name}-{digest}")
+
+    @property
+    def backbone(self) -> str:
+        return self.settings.backbone
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        return pd.read_json(self.folder / "epochs.jsonl", lines=True)
+
     def load_model(self):
         from iqa_lib.models import smart_iqa
 
@@ -74,16 +92,12 @@ class Run:
         with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it reads from
             return kind.from_pretrained(self.folder).eval()
 
-    def remember(self) -> Run:
-        remember_run(str(self.folder))
-        return self
-
 
 def environment(device: str, seconds: float) -> dict:
     """Commit, versions and machine: enough to trace a number to what made it."""
     packages = ("torch", "timm", "accelerate", "numpy", "scipy", "pillow", "piq")
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {p: importlib.metadata.version(p) for p in packages},
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -92,9 +106,13 @@ def environment(device: str, seconds: float) -> dict:
     }
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(paths.CHECKOUT)), "describe", "--always", "--dirty", "--abbrev=12"]
+def commit() -> str:
+    """The checkout's commit, marked where files differ from it."""
+    command = ["git", "-C", str(paths.CHECKOUT), "--no-optional-locks", "describe"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        told = subprocess.run(
+            [*command, "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
+    return told.stdout.strip()

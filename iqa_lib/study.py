@@ -14,14 +14,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iqa_lib import experiments, figures, metrics, outputs, tables
+from iqa_lib.compare import published_methods
 from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import draw_crops, predict_crops, test_on
+from iqa_lib.evaluate import score_random_crops, test_on
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run
+from iqa_lib.runs import Run, StoredRun
 
-Runs = dict[str, list[Run]]
+Runs = dict[str, list[StoredRun]]
 
 
 # --- predictions ------------------------------------------------------------------------------------------
@@ -35,7 +36,7 @@ class Elsewhere:
     images: ImageSet
 
 
-def predictions(runs: list[Run], elsewhere: Elsewhere | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+def predictions(runs: list[StoredRun], elsewhere: Elsewhere | None = None) -> tuple[np.ndarray, pd.DataFrame]:
     """Predictions (seeds, images) of a variant on its test split, or on another dataset; and the images' labels."""
     parts = [test_on(run, elsewhere.name, elsewhere.images) if elsewhere else run.test for run in runs]
     return np.stack([part["prediction"].to_numpy() for part in parts]), parts[0]
@@ -50,7 +51,7 @@ def groups_of(test: pd.DataFrame) -> np.ndarray | None:
 
 
 def measured(settings: Profile, runs: Runs, elsewhere: Elsewhere | None = None) -> pd.DataFrame:
-    """A row per variant: seeds, mean SRCC with interval and SD over seeds, PLCC, parameters, kept epochs."""
+    """A row per variant: seeds, mean SRCC with its interval over images, SD over seeds, PLCC, parameters."""
     lines = []
     for label, of_variant in runs.items():
         predicted_SN, test = predictions(of_variant, elsewhere)
@@ -66,7 +67,7 @@ def measured(settings: Profile, runs: Runs, elsewhere: Elsewhere | None = None) 
         lines.append(
             {
                 "variant": label,
-                "backbone": of_variant[0].settings.backbone,
+                "backbone": of_variant[0].backbone,
                 "seeds": len(of_variant),
                 "n": len(test),
                 "SRCC": interval.value,
@@ -167,17 +168,60 @@ def _published(name: str, key: str, column: str = "srcc") -> dict[str, float]:
 Exhibits = dict[str, tuple[pd.DataFrame | Figure, str]]
 
 
+def training(settings: Profile, runs: Runs) -> Exhibits:
+    (run,) = next(iter(runs.values()))
+    return {
+        "training_curves": (
+            figures.training_curves(run.epochs, run.result["best_epoch"]),
+            f"Training of {run.backbone}",
+        ),
+        "training_log": (
+            tables.epochs_beside_paper(run),
+            "Epochs of this run, beside the paper's log of SMART-Base on KonIQ-10k",
+        ),
+        "hyper_parameters": (
+            tables.hyper_parameters(settings),
+            "Settings of this profile, beside those of the reference code",
+        ),
+    }
+
+
 def main_result(settings: Profile, runs: Runs) -> Exhibits:
-    table = beside_paper(settings, runs, "main", "ablation_koniq10k", "configuration", SRCC | PLCC)
-    sota = tables.paper("sota_koniq10k").rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"})
-    ours = table[["variant", "SRCC", "95 % low", "95 % high", "PLCC"]].rename(columns={"variant": "method"})
-    ours["family"] = "measured here"
+    scored, reasons = published_methods(settings, experiments.Images(settings).of(settings))
+    runs = runs | {name: [method] for name, method in scored.items()}
+    published = tables.paper("sota_koniq10k").set_index("method")
+    rows = {_plain_name(method): method for method in published.index}
+    named = {"SMART-IQA": "SMART-Base"} | {
+        name: rows.get(_plain_name(name)) for name in ["HyperIQA", *scored]
+    }
+
+    table = measured(settings, runs).rename(columns={"variant": "method"})
+    table["remark"] = ["measured here" + ", pyiqa's weights" * (name in scored) for name in table["method"]]
+    for column, title in (SRCC | PLCC).items():
+        table[f"paper: {title}"] = table["method"].map(named).map(published[column])
+    failed = pd.DataFrame({"method": reasons.keys(), "remark": reasons.values()})
+    cited = published.drop([row for row in named.values() if row]).reset_index()
+    cited = cited.rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"}).drop(columns="family")
+    cited["remark"] = "cited from the paper (KonIQ-10k), not measured"
+
+    srcc = published["srcc"]
+    others = {name: named[name] for name in ["HyperIQA", *scored]}
+    claims = [
+        Claim(f"SMART-IQA beats {name}", "SMART-IQA", name, srcc["SMART-Base"] - srcc[row] if row else None)
+        for name, row in others.items()
+    ]
+    whole = pd.concat([table.drop(columns="parameters (M)"), failed, cited], ignore_index=True)
     return {
         "sota_table": (
-            pd.concat([ours, sota], ignore_index=True),
-            "Measured here, above; the paper's Table I (KonIQ-10k), below: cited figures, not measured",
-        )
+            whole.astype({"seeds": "Int64", "n": "Int64"}),
+            "Measured here and cited from the paper's Table I; PLCC without a mapping",
+        ),
+        "sota_verdicts": (judged(settings, runs, claims), "The methods compared, judged"),
     }
+
+
+def _plain_name(method: str) -> str:
+    return method.lower().replace("-", "")
 
 
 def ablation(settings: Profile, runs: Runs) -> Exhibits:
@@ -289,6 +333,21 @@ def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
     }
 
 
+def protocol(settings: Profile, runs: Runs) -> Exhibits:
+    of_runs = [difference_of_protocols(settings, run) for run in next(iter(runs.values()))]
+    table = pd.concat(of_runs).groupby("what is reported", sort=False, as_index=False)
+    table = table.agg(
+        SRCC=("SRCC", "mean"), change=("change", "mean"), lowest=("change", "min"), highest=("change", "max")
+    )
+    return {
+        "protocols": (
+            table.assign(seeds=len(of_runs)).round(4),
+            "What the same weights are worth under each way of reporting; change against the honest one, "
+            "its mean, lowest and highest over seeds",
+        )
+    }
+
+
 def _points(runs: Runs) -> dict[str, np.ndarray]:
     """Each variant's test SRCC, one per seed."""
     return {
@@ -297,6 +356,7 @@ def _points(runs: Runs) -> dict[str, np.ndarray]:
 
 
 STUDIES: dict[str, Callable[[Profile, Runs], Exhibits]] = {
+    "training": training,
     "main": main_result,
     "ablation": ablation,
     "fixed_regressor": fixed_regressor,
@@ -304,6 +364,7 @@ STUDIES: dict[str, Callable[[Profile, Runs], Exhibits]] = {
     "learning_rate": learning_rate,
     "loss": loss,
     "augmentation": augmentation,
+    "protocol": protocol,
     "cross_dataset": cross_dataset,
 }
 
@@ -325,67 +386,87 @@ def label(settings: Profile) -> str:
 
 
 def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict[str, pd.DataFrame]:
-    """Train what is missing, save and display every exhibit of an experiment; returns its tables."""
+    """Train what is missing, save and display every exhibit of an experiment; returns its tables.
+
+    A table without rows (no claim to judge) is left out.
+
+    Raises:
+        RunError: runs are missing and ``train_missing`` is False.
+    """
     from IPython.display import display
 
     runs = experiments.results(settings, experiment, train_missing=train_missing)
-    wanted = {v.label for v in experiments.variants(settings, experiment)}
-    if missing := sorted(wanted - runs.keys()):
+    chosen = experiments.variants(settings, experiment)
+    lacking = [v.label for v in chosen if len(runs.get(v.label, [])) < len(v.seeds or settings.seeds)]
+    if lacking:
         raise RunError(
-            f"Experiment '{experiment}' lacks {', '.join(missing)} in {settings.folder / 'store'}. Train: "
+            f"Experiment '{experiment}' lacks runs of {', '.join(lacking)} in {settings.folder / 'store'}. Train: "
             f"python -m iqa_lib train --profile {settings.profile} --experiment {experiment}"
         )
     found = {}
     for name, (content, caption) in STUDIES[experiment](settings, runs).items():
-        caption = f"{caption}. {label(settings)}."
+        if isinstance(content, pd.DataFrame) and content.empty:
+            continue
         if isinstance(content, pd.DataFrame):
+            caption = " ".join([f"{caption}.", *_legend(content), f"{label(settings)}."])
             outputs.save_table(settings, content, name, caption)
             found[name] = content
             display(outputs.styled(content, caption))
         else:
-            display(outputs.save_figure(settings, content, name, caption))
+            display(outputs.save_figure(settings, content, name, f"{caption}. {label(settings)}."))
     return found
+
+
+def _legend(table: pd.DataFrame) -> list[str]:
+    """What a caption must say of intervals and verdicts in a table that has them."""
+    if "SD over seeds" in table:
+        return ["Intervals: 95 %, over test images (references where several share one), not over seeds."]
+    if "verdict" in table:
+        return ["p after Holm; smallest detectable: with 80 % power."]
+    return []
+
+
+def rebuild(settings: Profile) -> pd.DataFrame:
+    """Every exhibit again from the run store, training nothing; which experiments were there, which lack runs."""
+    lines = []
+    for experiment in STUDIES:
+        try:
+            found = show(settings, experiment, train_missing=False)
+            lines.append({"experiment": experiment, "state": "rebuilt", "verdicts": count_verdicts(found)})
+        except RunError as error:
+            lines.append({"experiment": experiment, "state": str(error), "verdicts": "–"})
+    return pd.DataFrame(lines)
 
 
 def count_verdicts(found: dict[str, pd.DataFrame]) -> str:
     """One line for the notebook's result: how many claims hold, do not, or cannot be told."""
     verdicts = [v for table in found.values() if "verdict" in table for v in table["verdict"]]
     counts = pd.Series(verdicts).value_counts()
-    return ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) or "no claim judged"
+    return ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) or "no claim to judge"
 
 
-def difference_of_protocols(settings: Profile, run: Run, draws: int = 200, pool: int = 24) -> pd.DataFrame:
+def difference_of_protocols(settings: Profile, run: Run, draws: int = 400, pool: int = 16) -> pd.DataFrame:
     """From one run: how much choosing the epoch on the test set, and random test crops, change the number.
 
-    The spread of random crops is that of ``draws`` sets of 20 crops per image, drawn from ``pool`` scored ones.
+    Sets of 20 random crops per image are drawn, with replacement, from ``pool`` scored ones.
     """
     images = experiments.Images(settings).of(run.settings)
-    rows = images.rows("test")
-    score = images.scores(rows)
-    crops = draw_crops(run.settings, images, rows, pool, draw=0)
-    scored = predict_crops(run.settings, run.load_model(), images, crops, "random crops")["prediction"]
-    scored_NP = scored.to_numpy().reshape(len(rows), pool)
+    score = images.scores(images.rows("test"))
+    scored_NP = score_random_crops(run, images, pool)
     rng = np.random.default_rng(settings.seed)
     drawn = [
         metrics.srcc(
-            np.take_along_axis(scored_NP, rng.integers(pool, size=(len(rows), 20)), 1).mean(1), score
+            np.take_along_axis(scored_NP, rng.integers(pool, size=(len(score), 20)), 1).mean(1), score
         )
         for _ in range(draws)
     ]
     epochs = run.epochs
     honest = epochs.loc[epochs["epoch"] == run.result["best_epoch"], "test_srcc"].item()
-    return (
-        pd.DataFrame(
-            [
-                {"what is reported": "epoch chosen on validation, grid of crops (honest)", "SRCC": honest},
-                {"what is reported": "epoch chosen on the test set", "SRCC": epochs["test_srcc"].max()},
-                {"what is reported": "20 random crops, mean of draws", "SRCC": np.mean(drawn)},
-                {
-                    "what is reported": "20 random crops, lucky draw (best of 20)",
-                    "SRCC": np.quantile(drawn, 0.95),
-                },
-            ]
-        )
-        .assign(change=lambda t: t["SRCC"] - honest)
-        .round(4)
-    )
+    reported = {
+        "epoch chosen on validation, grid of crops (honest)": honest,
+        "epoch chosen on the test set": epochs["test_srcc"].max(),
+        "20 random crops, mean of draws": np.mean(drawn),
+        "20 random crops, best of 20 draws": np.quantile(drawn, 0.95),
+    }
+    table = pd.DataFrame({"what is reported": reported.keys(), "SRCC": reported.values()})
+    return table.assign(change=table["SRCC"] - honest)

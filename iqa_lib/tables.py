@@ -12,6 +12,7 @@ import pandas as pd
 from iqa_lib import explain, metrics
 from iqa_lib.data.crops import ImageSet, read_sizes
 from iqa_lib.evaluate import laplacian_variance
+from iqa_lib.profile import Profile
 from iqa_lib.runs import Run
 
 
@@ -80,6 +81,33 @@ def epochs_beside_paper(run: Run) -> pd.DataFrame:
     return (
         run.epochs.drop(columns=unwanted).round(4).merge(log, how="left", left_on="epoch", right_index=True)
     )
+
+
+def hyper_parameters(settings: Profile) -> pd.DataFrame:
+    """The profile's settings beside those of the reference code."""
+    table = paper("hyper_parameters").astype(object).where(lambda t: t.notna(), "–")
+    ours = {
+        "schedule": f"warm-up {settings.warmup:.0%}, cosine to {settings.final_learning_rate:g} of the start",
+        "epoch chosen on": "validation split",
+        "crops at test": "a grid that covers the image",
+        "runs per configuration": len(settings.seeds),
+    }
+    if settings.protocol == "paper":
+        ours |= table.set_index("setting").iloc[:, 1].loc[["schedule", "epoch chosen on", "crops at test"]]
+    if settings.freeze_backbone:
+        ours["learning rate, backbone"] = "frozen"
+    mine = [
+        ours[row.setting] if row.setting in ours else _written(getattr(settings, row.key))
+        for row in table[["setting", "key"]].itertuples()
+    ]
+    table.insert(1, f"profile {settings.profile}", mine)
+    return table.drop(columns="key").astype(str)
+
+
+def _written(value: bool | float | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def result_on_test(run: Run, images: ImageSet) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import difflib
 import hashlib
@@ -12,7 +11,6 @@ import logging
 import os
 import platform
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,11 +36,11 @@ from iqa_lib.data import catalog
 from iqa_lib.errors import DataError, ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
+from iqa_lib.report import read_json, write_report
 
 # ipykernel warns about its TCP sockets at every start, and calls its own shutdown an error now and then.
 QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
 PACKAGES = ["torch", "timm", "numpy", "pandas", "papermill"]
-TABLE_ROWS = 30
 USER_MISTAKES = {
     c.__name__ for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.WorkbookError)
 }
@@ -180,7 +178,7 @@ def _run_all(everything, chosen, settings: Profile, parameters, force, console: 
     for notebook in everything:
         if notebook not in selected:
             _recall(notebook)
-    report = _write_report(everything, settings)
+    report = write_report(everything, settings, _versions())
     _summarise(selected, report, console)
     failures = [n.error["name"] for n in selected if n.error]
     return 0 if not failures else 2 if USER_MISTAKES.issuperset(failures) else 1
@@ -268,12 +266,12 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], progress_file: Path
         fail(f"cell {notebook.cell}/{notebook.cells}", type(error).__name__, str(error))
     else:
         # A notebook that left early, by SystemExit(0) say, is no error to papermill.
-        if not _read_json(notebook.result):
+        if not read_json(notebook.result):
             fail("end", "NoResult", f"the notebook ended without recording results/{notebook.result.name}")
     progress_file.unlink(missing_ok=True)
     notebook.seconds = time.monotonic() - notebook.started
     notebook.status = "failed" if notebook.error else "done"
-    notebook.headline = "" if notebook.error else _read_json(notebook.result).get("headline", "")
+    notebook.headline = "" if notebook.error else read_json(notebook.result).get("headline", "")
 
 
 @contextlib.contextmanager
@@ -310,9 +308,7 @@ def _inputs(notebook: Notebook, everything, settings: Profile, parameters, libra
         "library": library,
         "versions": _versions(),
         # A need that ran anew has another time here, in this call or in one since.
-        "needs": {
-            n.name: _read_json(n.state).get("finished") for n in everything if n.name in notebook.needs
-        },
+        "needs": {n.name: read_json(n.state).get("finished") for n in everything if n.name in notebook.needs},
     }
 
 
@@ -349,7 +345,7 @@ def _require_data(settings: Profile) -> None:
 
 
 def _is_unchanged(notebook: Notebook, inputs: dict[str, Any], settings: Profile) -> bool:
-    state, outputs = _read_json(notebook.state), _outputs(notebook)
+    state, outputs = read_json(notebook.state), _outputs(notebook)
     return (
         bool(state.get("fingerprint"))
         and notebook.result.is_file()
@@ -364,7 +360,7 @@ def _outputs(notebook: Notebook) -> dict[str, str | bool]:
     """Each file that the result names: figures and tables by content, runs by being there."""
     found: dict[str, str | bool] = {}
     for kind in ("figures", "tables", "runs"):
-        for entry in _read_json(notebook.result).get(kind, []):
+        for entry in read_json(notebook.result).get(kind, []):
             file = paths.HOME / entry["file"]
             found[entry["file"]] = file.is_file() and (kind == "runs" or _digest(file))
     return found
@@ -381,20 +377,13 @@ def _store_state(notebook: Notebook, inputs: dict[str, Any], settings: Profile) 
 
 def _recall(notebook: Notebook) -> None:
     """What an earlier call found, for a notebook that this one does not run."""
-    state = _read_json(notebook.state)
+    state = read_json(notebook.state)
     notebook.seconds, notebook.error = state.get("seconds"), state.get("error") or {}
     if not state:
         notebook.status = "not run"
         return
     notebook.status, notebook.remark = "failed" if notebook.error else "done", "earlier"
-    notebook.headline = "" if notebook.error else _read_json(notebook.result).get("headline", "")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
+    notebook.headline = "" if notebook.error else read_json(notebook.result).get("headline", "")
 
 
 def _digest(*files: Path) -> str:
@@ -428,7 +417,7 @@ class Board:
                 took = f"{_clock(n.seconds)}" if n.status in ("done", "failed") else ""
                 grid.add_row(n.name, "", Text(n.told, "red" if n.error else ""), Text(n.headline), took)
                 continue
-            told = _read_json(self.progress_file)
+            told = read_json(self.progress_file)
             within = told.get("fraction", 0.0)
             bar = ProgressBar(total=max(n.cells, 1), completed=max(n.cell - 1, 0) + within, width=24)
             left = told.get("seconds_left")
@@ -457,76 +446,3 @@ def _summarise(notebooks: list[Notebook], report: Path, console: Console) -> Non
         if n.error:
             _say(console, f"{n.name} failed at {n.fault}")
     _say(console, f"Report: {report}")
-
-
-# ---- the report ------------------------------------------------------------------------------------------
-
-
-def _write_report(notebooks: list[Notebook], settings: Profile) -> Path:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(
-        settings=settings,
-        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        commit=_commit(),
-        versions=_versions(),
-        notebooks=[_report_section(n) for n in notebooks],
-    )
-    paths.write_atomically(settings.folder / "report.html", page)
-    return settings.folder / "report.html"
-
-
-def _report_section(notebook: Notebook) -> dict[str, Any]:
-    result = _read_json(notebook.result) if notebook.status in ("done", "skipped") else {}
-    page = _export_html(notebook)
-    return {
-        "notebook": notebook,
-        "html": page and f"notebooks/{page.name}",
-        "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
-        "numbers": {
-            k: f"{v:.4g}" if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
-        },
-        "tables": [{**t, **_table_html(paths.HOME / t["file"])} for t in result.get("tables", [])],
-        "figures": [{**f, "png": _base64(paths.HOME / f["file"])} for f in result.get("figures", [])],
-    }
-
-
-def _export_html(notebook: Notebook) -> Path | None:
-    from nbconvert import HTMLExporter
-
-    page = notebook.executed.with_suffix(".html")
-    if not notebook.executed.is_file():
-        return None
-    if not page.is_file() or page.stat().st_mtime < notebook.executed.stat().st_mtime:
-        try:
-            paths.write_atomically(page, HTMLExporter().from_filename(str(notebook.executed))[0])
-        except ValueError:  # a runner killed while saving leaves half a notebook
-            return None
-    return page
-
-
-def _table_html(file: Path) -> dict[str, Any]:
-    import pandas as pd
-    from markupsafe import Markup
-
-    if not file.is_file():
-        return {"html": None, "left_out": 0}
-    table = pd.read_csv(file)
-    html = table.head(TABLE_ROWS).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
-    return {"html": Markup(html), "left_out": max(len(table) - TABLE_ROWS, 0)}  # pandas escapes the cells
-
-
-def _base64(file: Path) -> str | None:
-    return base64.b64encode(file.read_bytes()).decode() if file.is_file() else None
-
-
-def _commit() -> str | None:
-    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

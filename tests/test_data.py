@@ -9,7 +9,7 @@ from PIL import Image
 
 from iqa_lib.data import offline
 from iqa_lib.data.catalog import load_table, split_by_reference
-from iqa_lib.data.crops import decode, grid, load_images, random_crops
+from iqa_lib.data.crops import WorkingSize, decode, grid, load_images, random_crops
 from iqa_lib.errors import DataError
 from iqa_lib.profile import load_profile
 
@@ -181,3 +181,16 @@ def test_an_unknown_dataset_is_refused_with_the_known_ones(home):
         load_table("koniq")
     with pytest.raises(DataError, match=r"The label file 'absent.csv' does not exist"):
         load_table("absent.csv")
+
+
+def test_the_papers_protocol_turns_every_image_into_portrait_as_its_resize_does():
+    size = WorkingSize(384, 224, portrait=True)
+    assert size.of(768, 1024) == size.of(1024, 768) == size.of(100, 100) == (512, 384)
+    assert WorkingSize(384, 224).of(768, 1024) == (384, 512)
+
+
+def test_each_protocol_has_its_own_decoded_images(home):
+    honest, paper = (load_images(load_profile("smoke", protocol=p)) for p in ("honest", "paper"))
+    assert honest.image(0).shape[1] > honest.image(0).shape[0]
+    assert {paper.image(i).shape for i in range(len(paper))} == {(85, 64, 3)}
+    assert honest.fingerprint != paper.fingerprint

@@ -3,17 +3,23 @@
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
-from iqa_lib import paths
+from iqa_lib import metrics, paths
 from iqa_lib.profile import Profile
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+VERDICTS = [metrics.HOLDS, metrics.HOLDS_NOT, metrics.UNTOLD]
 everyone = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -42,22 +48,115 @@ def test_its_structure_is_that_of_a_workbook_page(path):
             assert not assigned & (set(Profile.model_fields) - {"dataset"}), "would shadow a profile key"
 
 
+def run_workbook(home, *options):
+    command = [sys.executable, "-m", "iqa_lib", "run", *options]
+    return subprocess.run(command, env={**os.environ, "IQA_HOME": str(home)}, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, built_data):
+    """A home in which the whole workbook has run on the profile ``smoke``."""
+    home = tmp_path_factory.mktemp("finished")
+    shutil.copytree(built_data, home / "data")
+    done = run_workbook(home, "--profile", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home
+
+
 @pytest.mark.slow
-def test_the_whole_workbook_runs_in_batch_and_the_second_time_is_skipped(home):
-    command = [sys.executable, "-m", "iqa_lib", "run", "--profile", "smoke"]
-    env = {**os.environ, "IQA_HOME": str(home)}
-    first = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert first.returncode == 0, first.stdout + first.stderr
+def test_the_whole_workbook_runs_in_batch(finished):
     for path in NOTEBOOKS:
-        result = json.loads((home / f"runs/smoke/results/{path.stem}.json").read_text())
+        result = json.loads((finished / f"runs/smoke/results/{path.stem}.json").read_text())
         assert result["headline"] and result["figures"]
         for entry in result["figures"]:
             assert os.path.getsize(entry["file"]) > 5_000
-    report = (home / "runs/smoke/report.html").read_text()
+    report = (finished / "runs/smoke/report.html").read_text()
     assert all(p.stem in report for p in NOTEBOOKS)
-    second = subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_every_experiment_leaves_its_exhibits_and_every_comparison_a_verdict(finished):
+    folder = finished / "figures/smoke"
+    assert set(pd.read_csv(folder / "experiments.csv")["state"]) == {"rebuilt"}
+    for name in ("ablation", "fixed_regressor", "learning_rate", "loss", "augmentation", "cross_dataset"):
+        table = pd.read_csv(folder / f"{name}_verdicts.csv")
+        assert table["verdict"].isin(VERDICTS).all() and table["p (Holm)"].between(0, 1).all(), name
+    for name in ("ablation", "learning_rate", "loss"):
+        assert pd.read_csv(folder / f"{name}.csv")["paper: SRCC"].notna().any(), name
+    assert pd.read_csv(folder / "protocols.csv")["change"].iloc[1] >= 0  # the best epoch on test is no worse
+
+
+@pytest.mark.slow
+def test_the_index_page_links_every_table_and_figure_of_all_notebooks(finished):
+    folder = finished / "figures/smoke"
+    page = (folder / "index.html").read_text()
+    linked = set(re.findall(r'(?:href|src)="([^"#]+)"', page))
+    assert {p.name for p in folder.iterdir()} - {"index.html"} == linked
+    assert {"ablation_bars.pdf", "attention_against_score.png", "sota_table.tex"} <= linked
+
+
+@pytest.mark.slow
+def test_figures_have_300_dpi_and_embedded_fonts(finished):
+    for png in (finished / "figures/smoke").glob("*.png"):
+        with Image.open(png) as image:
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1), png.name
+        pdf = png.with_suffix(".pdf").read_bytes()
+        assert b"/FontFile2" in pdf and b"/Subtype /Type3" not in pdf, png.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX: apt install texlive-latex-recommended")
+def test_every_latex_table_compiles(finished, tmp_path):
+    tables = sorted((finished / "figures/smoke").glob("*.tex"))
+    body = "\n\\clearpage\n".join(table.read_text() for table in tables)
+    head = "\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{booktabs}\n"
+    (tmp_path / "all.tex").write_text(f"{head}\\begin{{document}}\n{body}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert len(tables) > 20 and "Missing character" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_second_time_all_is_skipped_and_a_deleted_run_alone_is_redone(finished):
+    second = run_workbook(finished, "--profile", "smoke")
     assert second.returncode == 0
     assert second.stdout.count("skipped (inputs unchanged)") >= len(NOTEBOOKS)
+
+    store = finished / "runs/smoke/store"
+    (deleted,) = (p.parent for p in store.glob("*/run.json") if json.loads(p.read_text())["loss"] == "l2")
+    before = {p: p.stat().st_mtime for p in store.glob("*/result.json")}
+    shutil.rmtree(deleted)
+    third = run_workbook(finished, "--profile", "smoke")
+    assert third.returncode == 0, third.stdout + third.stderr
+    redone = {line.split(":")[0] for line in third.stdout.splitlines() if ": done in" in line}
+    assert redone == {"04_sensitivity", "10_paper_figures"}
+    changed = {p for p, time in before.items() if p.stat().st_mtime != time}
+    assert changed == {deleted / "result.json"}
+
+
+@pytest.mark.slow
+def test_the_papers_study_runs_through_every_notebook_on_a_shrunken_copy(tmp_path):
+    """KonIQ-10k's exact layout, three images per split; Swin-T and ResNet-50 without weights, one epoch."""
+    folder = tmp_path / "data" / "koniq10k"
+    (folder / "1024x768").mkdir(parents=True)
+    rng, lines = np.random.default_rng(0), ["image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set"]
+    for number, split in enumerate(["training", "validation", "test"] * 3):
+        pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((1024, 768)).save(folder / "1024x768" / f"{number}.jpg")
+        lines.append(f"{number}.jpg,5,20,{40 - number},30,{5 + number},100,{20 + 7 * number},12.5,{split}")
+    (folder / "koniq10k_distributions_sets.csv").write_text("\n".join(lines) + "\n")
+    swin = "swin_tiny_patch4_window7_224"
+    changes = {
+        **{"test_datasets": "[]", "pretrained": "false", "epochs": 1, "seeds": "[0]", "train_crops": 1},
+        **{"hyper_iqa_recipe": "same", "backbone": swin, "backbone_tiny": swin, "backbone_base": swin},
+        **{"backbone_small": "null", "backbone_controls": "[]", "bootstrap_samples": 100},
+    }
+    options = [f"{key}={value}" for key, value in changes.items()]
+    done = run_workbook(tmp_path, "--profile", "paper", "-p", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = pd.read_csv(tmp_path / "figures/paper/experiments.csv")["state"]
+    assert set(states) == {"rebuilt"}
 
 
 @pytest.mark.slow
@@ -80,8 +179,7 @@ def test_it_runs_by_hand_from_its_own_folder_in_any_order(path, home):
     ],
 )
 def test_a_users_mistake_is_one_clear_line_and_exit_code_2(home, arguments, message):
-    command = [sys.executable, "-m", "iqa_lib", "run", "--profile", "smoke", "--only", "00_data", *arguments]
-    done = subprocess.run(command, env={**os.environ, "IQA_HOME": str(home)}, capture_output=True, text=True)
+    done = run_workbook(home, "--profile", "smoke", "--only", "00_data", *arguments)
     output = done.stdout + done.stderr
     assert done.returncode == 2, output
     assert message in " ".join(output.split())

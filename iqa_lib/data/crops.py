@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import joblib
@@ -79,7 +79,7 @@ def load_images(
     """A dataset of the profile, decoded; from the cache in ``data/cache`` where it was decoded before.
 
     Aspect ratio is kept: a short side above ``resolution`` is reduced to it, one below ``crop_size``
-    enlarged to that.
+    enlarged to that. Under the ``paper`` protocol every image becomes 4:3 portrait instead, whatever it was.
 
     Args:
         dataset: one of the profile's ``test_datasets``; its ``dataset`` where this is None.
@@ -136,7 +136,8 @@ def decode_to_cache(files: list[str], title: str, settings: Profile, verify: boo
         DataError: too little space; or images that cannot be decoded, all of them named.
     """
     stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
-    state = (FORMAT, stat, settings.resolution, settings.crop_size)
+    size = WorkingSize(settings.resolution, settings.crop_size, settings.protocol == "paper")
+    state = (FORMAT, stat, size.resolution, size.crop_size, *["portrait"] * size.portrait)
     key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     folder = paths.DATA / "cache" / "-".join([*re.findall(r"[\w.]+", title), key])
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def decode_to_cache(files: list[str], title: str, settings: Profile, verify: boo
             print(f"The cache {folder} is damaged ({damage}); decoding its images again.", file=sys.stderr)
             shutil.rmtree(folder)
         if not folder.is_dir():
-            _decode_all(files, settings.resolution, settings.crop_size, folder)
+            _decode_all(files, size, folder)
     return folder
 
 
@@ -172,17 +173,17 @@ def sha256_of(path: Path, what: str, block: int = 1 << 24) -> str:
     return digest.hexdigest()
 
 
-def _decode_all(files: list[str], resolution: int, crop_size: int, folder: Path) -> None:
+def _decode_all(files: list[str], size: WorkingSize, folder: Path) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(exist_ok=True)
     sizes, digest = _resume(unfinished)
     done, faults = len(sizes), []
     sources = read_sizes(files[done:])
-    results = [working_size(*size, resolution, crop_size) for size in sources]
-    what = f"Decoding {len(sources)} images to {resolution} px"
+    results = [size.of(*source) for source in sources]
+    what = f"Decoding {len(sources)} images to {size.resolution} px"
     require_space(folder.parent, sum(height * width * 3 for height, width in results), what)
     costs = [max(h * w, height * width) for (h, w), (height, width) in zip(sources, results, strict=True)]
-    decoded = in_order(partial(_try_decode, resolution, crop_size), files[done:], costs)
+    decoded = in_order(partial(_try_decode, size), files[done:], costs)
     bar = f"decoding images ({done} were)" if done else "decoding images"
     with (
         open(unfinished / PIXELS, "ab") as pixels,
@@ -243,9 +244,9 @@ def _resume(unfinished: Path) -> tuple[list[tuple[int, int]], Any]:
     return sizes, digest
 
 
-def _try_decode(resolution: int, crop_size: int, path: str) -> np.ndarray | DataError:
+def _try_decode(size: WorkingSize, path: str) -> np.ndarray | DataError:
     try:
-        return _decode(path, resolution, crop_size)
+        return _decode(path, size)
     except DataError as error:
         return error
 
@@ -302,16 +303,16 @@ def decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
         DataError: the file is no image, is damaged, or is too large or too long a strip.
     """
     with quiet_pillow():
-        return _decode(path, resolution, crop_size)
+        return _decode(path, WorkingSize(resolution, crop_size))
 
 
-def _decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
+def _decode(path: str | Path, size: WorkingSize) -> np.ndarray:
     try:
         with Image.open(path) as file:
             _refuse_strip(*file.size)
             ImageOps.exif_transpose(file, in_place=True)
             image = _to_rgb(file)
-            height, width = working_size(image.height, image.width, resolution, crop_size)
+            height, width = size.of(image.height, image.width)
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BICUBIC)
             return np.asarray(image)
@@ -321,7 +322,7 @@ def _decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
 
 def decode_whole(path: str | Path) -> np.ndarray:
     """As `decode`, at its own size."""
-    return _decode(path, resolution=sys.maxsize, crop_size=1)
+    return _decode(path, WorkingSize(sys.maxsize, 1))
 
 
 @contextlib.contextmanager
@@ -363,15 +364,28 @@ def _refuse_strip(width: int, height: int) -> None:
         raise ValueError(f"{width} x {height} pixels is a strip longer than {LONGEST} times its short side")
 
 
-def working_size(height: int, width: int, resolution: int, crop_size: int) -> tuple[int, int]:
-    """Height and width after decoding; zeros stay zeros."""
-    short = min(height, width)
-    if not short:
-        return height, width
-    wanted = min(short, resolution) if short >= crop_size else crop_size
-    if wanted == short:
-        return height, width
-    return max(crop_size, round(height * wanted / short)), max(crop_size, round(width * wanted / short))
+class WorkingSize(NamedTuple):
+    """How large an image is after decoding: short side at most ``resolution``, at least ``crop_size``.
+
+    ``portrait``: every image becomes ``resolution`` wide and a third taller, as the reference code's
+    ``Resize((512, 384))`` makes it of landscape photographs too.
+    """
+
+    resolution: int
+    crop_size: int
+    portrait: bool = False
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after decoding; zeros stay zeros."""
+        short = min(height, width)
+        if not short:
+            return height, width
+        if self.portrait:
+            return max(self.crop_size, round(self.resolution * 4 / 3)), max(self.crop_size, self.resolution)
+        wanted = min(short, self.resolution) if short >= self.crop_size else self.crop_size
+        if wanted == short:
+            return height, width
+        return tuple(max(self.crop_size, round(side * wanted / short)) for side in (height, width))
 
 
 def grid(height: int, width: int, size: int) -> list[tuple[int, int]]:

@@ -1,0 +1,120 @@
+"""The pages that a study leaves: ``report.html`` of all notebooks, ``index.html`` of all tables and figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from PIL import Image
+
+from iqa_lib import outputs, paths
+from iqa_lib.profile import Profile
+from iqa_lib.runs import commit
+
+TABLE_ROWS = 30
+SHOWN_WIDTH = 1400  # px, of a figure on the page; its file has 300 dpi
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def write_report(notebooks: list, settings: Profile, versions: dict[str, str]) -> Path:
+    """``runs/<profile>/report.html``: a section for each of the runner's notebooks, all in one file."""
+    seen: set[str] = set()
+    sections = [_section(notebook, seen) for notebook in notebooks]
+    path = settings.folder / "report.html"
+    return _write(path, settings, versions=versions, notebooks=sections)
+
+
+def write_index(settings: Profile) -> Path:
+    """``figures/<profile>/index.html``: every table and figure that this notebook or another of the profile saved."""
+    path = settings.figures / "index.html"
+    stored = [read_json(result) for result in sorted((settings.folder / "results").glob("*.json"))]
+    entries = {kind: {} for kind in ("figures", "tables")}
+    for result in [outputs.saved(), *stored]:
+        for kind, named in entries.items():
+            for entry in result.get(kind, []):
+                if (file := paths.HOME / entry["file"]).is_file():
+                    named.setdefault(entry["name"], {**entry, "files": _siblings(file)})
+    tables = [{**entry, **_table(paths.HOME / entry["file"])} for entry in entries["tables"].values()]
+    return _write(path, settings, figures=list(entries["figures"].values()), tables=tables)
+
+
+def _siblings(file: Path) -> list[str]:
+    """The names of an exhibit's files of every kind."""
+    return [
+        f"{file.stem}{kind}" for kind in (".pdf", ".png", ".csv", ".tex") if file.with_suffix(kind).is_file()
+    ]
+
+
+def _write(path: Path, settings: Profile, **content: Any) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    template = environment.get_template(f"{path.name}.jinja")
+    paths.write_atomically(path, template.render(settings=settings, date=date, commit=commit(), **content))
+    return path
+
+
+def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
+    """What the template needs of a notebook; exhibits that an earlier one showed are not shown again."""
+    result = read_json(notebook.result) if notebook.status in ("done", "skipped") else {}
+    new = {kind: [e for e in result.get(kind, []) if e["file"] not in seen] for kind in ("figures", "tables")}
+    seen.update(entry["file"] for entries in new.values() for entry in entries)
+    page = _export_html(notebook)
+    return {
+        "notebook": notebook,
+        "html": page and f"notebooks/{page.name}",
+        "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
+        "numbers": {
+            k: f"{v:.4g}" if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
+        },
+        "tables": [{**t, **_table(paths.HOME / t["file"])} for t in new["tables"]],
+        "figures": [{**f, "png": _embedded(paths.HOME / f["file"])} for f in new["figures"]],
+        "shown_above": sum(len(result.get(kind, [])) - len(entries) for kind, entries in new.items()),
+    }
+
+
+def _export_html(notebook: Any) -> Path | None:
+    page = notebook.executed.with_suffix(".html")
+    if not notebook.executed.is_file():
+        return None
+    if not page.is_file() or page.stat().st_mtime < notebook.executed.stat().st_mtime:
+        try:
+            paths.write_atomically(page, HTMLExporter().from_filename(str(notebook.executed))[0])
+        except ValueError:  # a runner killed while saving leaves half a notebook
+            return None
+    return page
+
+
+def _table(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {"html": None, "left_out": 0}
+    table = pd.read_csv(file)
+    html = table.head(TABLE_ROWS).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
+    return {"html": Markup(html), "left_out": max(len(table) - TABLE_ROWS, 0)}  # pandas escapes the cells
+
+
+def _embedded(file: Path) -> str | None:
+    """A figure as base64, reduced to the page's width; None where the file is gone or no image."""
+    content = io.BytesIO()
+    try:
+        with Image.open(file) as image:
+            image.thumbnail((SHOWN_WIDTH, 20 * SHOWN_WIDTH), Image.Resampling.LANCZOS)
+            image.save(content, "PNG")
+    except OSError:
+        return None
+    return base64.b64encode(content.getvalue()).decode()
