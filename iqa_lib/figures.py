@@ -237,8 +237,10 @@ def _interval_dots(
         axis.errorbar(place, table["SRCC"], yerr=span, **style)
 
 
-def bars_of_variants(table: pd.DataFrame, points: dict[str, np.ndarray]) -> Figure:
-    """Mean SRCC of each variant with its 95 % interval, a dot for every seed, and the paper's value."""
+def bars_of_variants(
+    table: pd.DataFrame, points: dict[str, np.ndarray], remarks: list[str] | None = None
+) -> Figure:
+    """Mean SRCC of each variant with its 95 % interval, a dash for every seed, the paper's value, and a remark."""
     figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(table) + 1.15))
     place = np.arange(len(table))[::-1]
     _interval_dots(axis, table, place, lying=True, label="mean, 95 % interval")
@@ -254,6 +256,8 @@ def bars_of_variants(table: pd.DataFrame, points: dict[str, np.ndarray]) -> Figu
         )
     if "paper: SRCC" in table and table["paper: SRCC"].notna().any():
         axis.plot(table["paper: SRCC"], place + 0.22, **PAPER)
+    for y, remark in zip(place, remarks or [], strict=False):
+        axis.text(1.02, y, remark, fontsize=6.5, va="center", transform=axis.get_yaxis_transform())
     axis.set_yticks(place, [textwrap.fill(v, 24) for v in table["variant"]])
     axis.set(xlabel=f"test SRCC, n = {table['n'].iloc[0]}", ylim=(-0.6, len(table) - 0.4))
     axis.legend(

@@ -30,7 +30,7 @@ def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data
 
 
 def save_table(settings: Profile, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
-    """Write ``figures/<profile>/NAME.csv`` and ``.tex`` (booktabs); returns the table to show."""
+    """Write ``figures/<profile>/NAME.csv`` and ``.tex`` (`to_latex`); returns the table to show."""
     settings.figures.mkdir(parents=True, exist_ok=True)
     target = settings.figures / f"{name}.csv"
     table.to_csv(target, index=False)
@@ -39,6 +39,7 @@ def save_table(settings: Profile, table: pd.DataFrame, name: str, caption: str) 
     return table
 
 
+LIMITS = ("95 % low", "95 % high")
 BEST_IS_HIGH = ("SRCC", "PLCC", "KRCC")  # measured columns whose best value is set in bold
 
 
@@ -56,22 +57,55 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
 LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-    | {"Δ": r"$\Delta$", "α": r"$\alpha$", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\geq$", "−": "$-$"}
+    | {
+        "→": r"$\to$",
+        "Δ": r"$\Delta$",
+        "α": r"$\alpha$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "−": "$-$",
+    }
     | {"–": "--", "“": "``", "”": "''"}
 )
 
 
 def to_latex(table: pd.DataFrame, name: str, caption: str) -> str:
-    """A booktabs table with caption and label (``\\usepackage{booktabs}``), the best measured value in bold."""
-    best = [c for c in BEST_IS_HIGH if c in table]
-    texts = table.select_dtypes(exclude="number").columns
-    escaped = table.assign(**{c: table[c].astype(str).str.translate(LATEX) for c in texts})
-    escaped = escaped.rename(columns={c: str(c).translate(LATEX) for c in table})
-    style = escaped.style.hide(axis="index").format(precision=4, na_rep="--")
-    style = style.highlight_max(subset=best, props="textbf:--rwrap;")
-    return style.to_latex(
-        hrules=True, position_float="centering", caption=caption.translate(LATEX), label=f"tab:{name}"
+    """A booktabs table with caption and label, the best measured value in bold, intervals in brackets.
+
+    Needs ``\\usepackage{booktabs,graphicx}``; a table wider than the line is shrunk to it.
+    """
+    cells = table.apply(_latex_cells)
+    for column in (c for c in BEST_IS_HIGH if c in table and table[c].notna().any()):
+        best = table[column] == table[column].max()
+        cells.loc[best, column] = r"\textbf{" + cells.loc[best, column] + "}"
+    numeric = cells.columns.isin(table.select_dtypes("number").columns)
+    alignment = "".join("r" if is_number else "l" for is_number in numeric)
+    cells, alignment = _intervals_in_brackets(cells, alignment)
+    tabular = cells.rename(columns=lambda c: str(c).translate(LATEX)).style.hide(axis="index")
+    body = tabular.to_latex(hrules=True, column_format=alignment).rstrip()
+    return (
+        f"\\begin{{table}}\n\\centering\n\\caption{{{caption.translate(LATEX)}}}\n\\label{{tab:{name}}}\n"
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+        f"\n{body}%\n}}\n\\end{{table}}\n"
     )
+
+
+def _latex_cells(column: pd.Series) -> pd.Series:
+    if pd.api.types.is_float_dtype(column):
+        return column.map(lambda value: "--" if pd.isna(value) else f"{value:.4f}")
+    return column.map(lambda value: "--" if pd.isna(value) else str(value).translate(LATEX))
+
+
+def _intervals_in_brackets(cells: pd.DataFrame, alignment: str) -> tuple[pd.DataFrame, str]:
+    """The limits of a 95 % interval behind the number that they belong to, the column on their left."""
+    names = list(cells)
+    if LIMITS[0] not in names or names[(low := names.index(LIMITS[0])) + 1] != LIMITS[1]:
+        return cells, alignment
+    value, known = names[low - 1], cells[LIMITS[0]] != "--"
+    limits = " [" + cells[LIMITS[0]] + ", " + cells[LIMITS[1]] + "]"
+    merged = cells.assign(**{value: cells[value] + limits.where(known, "")}).drop(columns=list(LIMITS))
+    return merged.rename(columns={value: f"{value} [95 %]"}), alignment[:low] + alignment[low + 2 :]
 
 
 def remember_run(folder: str) -> None:

@@ -227,19 +227,27 @@ def _plain_name(method: str) -> str:
 def ablation(settings: Profile, runs: Runs) -> Exhibits:
     published = _published("ablation_koniq10k", "configuration")
     table = beside_paper(settings, runs, "ablation", "ablation_koniq10k", "configuration", SRCC | PLCC)
-    for title in ("SRCC", "paper: SRCC"):
+    first, *_, last = experiments.variants(settings, "ablation")
+    whole = judged(settings, runs, [Claim("the whole gain", last.label, first.label)])
+    for title, is_gain in (("SRCC", whole["verdict"][0] == metrics.HOLDS), ("paper: SRCC", True)):
         gain = table[title].diff()
-        table[f"{title}: share of the gain"] = (gain / gain.sum()).round(3)
+        # A share of what may be no gain at all would be noise in per cent.
+        table[f"{title}: share of the gain"] = (gain / gain.sum()).round(3) if is_gain else np.nan
+    steps = ["", *(f"{gain:+.3f}" for gain in table["SRCC"].diff()[1:])]
     return {
         "ablation": (
             table,
-            "Ablation: each row adds a part; share of the gain from the first to the last row",
+            "Ablation: each row adds a part; its share of the gain from the first row to the last, where that "
+            "gain is significant",
         ),
         "ablation_verdicts": (
             judged(settings, runs, _steps(settings, "ablation", published)),
             "The ablation's claims, judged",
         ),
-        "ablation_bars": (figures.bars_of_variants(table, _points(runs)), "Ablation"),
+        "ablation_bars": (
+            figures.bars_of_variants(table, _points(runs), steps),
+            "Ablation; right: the measured step from the row above",
+        ),
     }
 
 

@@ -109,12 +109,13 @@ def test_figures_have_300_dpi_and_embedded_fonts(finished):
 def test_every_latex_table_compiles(finished, tmp_path):
     tables = sorted((finished / "figures/smoke").glob("*.tex"))
     body = "\n\\clearpage\n".join(table.read_text() for table in tables)
-    head = "\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{booktabs}\n"
+    head = "\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{booktabs,graphicx}\n"
     (tmp_path / "all.tex").write_text(f"{head}\\begin{{document}}\n{body}\n\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert len(tables) > 20 and "Missing character" not in done.stdout
+    assert "Overfull" not in done.stdout
 
 
 @pytest.mark.slow
