@@ -27,7 +27,9 @@ from iqa_lib.progress import Progress
 from iqa_lib.runs import Run
 
 Crop = tuple[int, int, int, bool]
-EVALUATION_BATCH = 64
+# Crops through a backbone at once: a CPU's caches hold the maps of few (8 are 1.5 times as fast as 64).
+EVALUATION_BATCH = 64 if torch.cuda.is_available() else 8
+CACHED_BATCH = 64  # through the head alone
 ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weights
 PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
 
@@ -181,8 +183,9 @@ def stage_batches(
 ) -> Iterator[PooledStages]:
     """What the head reads of each batch of crops, in order; from the cache where the backbone is frozen."""
     features = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
-    for start in range(0, len(crops), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
+    batch = EVALUATION_BATCH if features is None else CACHED_BATCH
+    for start in range(0, len(crops), batch):
+        part = slice(start, start + batch)
         if features is None:
             yield stages_of(settings, model, images.crops(crops[part], settings.crop_size))
         else:

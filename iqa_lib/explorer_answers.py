@@ -1,0 +1,199 @@
+"""What the explorer computes: each answer once, kept in a cache of bounded size.
+
+Nothing here knows widgets. Shape suffixes: C channels, H height, W width, S stages (4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from iqa_lib import explain
+from iqa_lib import explorer_drawing as drawing
+from iqa_lib.data.crops import decode
+from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.errors import DataError
+from iqa_lib.evaluate import ALPHAS
+from iqa_lib.models.smart_iqa import BlindIQA
+from iqa_lib.profile import Profile
+from iqa_lib.runs import Run
+
+CACHE_BYTES = 256_000_000
+STRIDE, MOST_CROPS = 48, 400  # of the quality map; a panorama gets a coarser one
+
+
+class Picture(NamedTuple):
+    """An image to look at; ``digest`` stands for its pixels in the cache."""
+
+    name: str
+    pixels_HWC: np.ndarray  # uint8 RGB
+    digest: str
+    known: float | None  # its score in the dataset, 0–100
+
+
+class Score(NamedTuple):
+    """A model's answer: 0–100, and the weights of the four stages where it has any."""
+
+    value: float
+    alphas: tuple[float, ...] | None
+
+
+@dataclass(eq=False)
+class Request:
+    """What the controls ask for, and the answers so far, in the order of ``models``."""
+
+    picture: Picture
+    distortion: str | None
+    level: int  # 0: the picture as it is
+    models: tuple[str, ...]
+    opacity: float  # of the quality map, 0–1
+    pixels_HWC: np.ndarray | None = None  # distorted
+    scores: list[Score] = field(default_factory=list)
+    curves: list[list[float | None]] = field(default_factory=list)  # scores at levels 0 to 5
+    maps: list[np.ndarray] = field(default_factory=list)  # local quality (H, W), 0–100, at display size
+
+    @property
+    def scored(self) -> bool:
+        return len(self.scores) == len(self.models)
+
+    def marks(self) -> list[drawing.Mark]:
+        values = [s.value for s in self.scores] + [None] * len(self.models)
+        return [drawing.Mark(n, model, values[n]) for n, model in enumerate(self.models)]
+
+    def title(self) -> str:
+        if not self.level:
+            return self.picture.name
+        known = DISTORTIONS[self.distortion]
+        strength = f"{known.parameter} {known.levels[self.level - 1]:g}"
+        return f"{self.picture.name}\n{self.distortion}, level {self.level} ({strength})"
+
+
+class Cache:
+    """The most recently used values, up to a number of bytes in arrays; for one thread at a time."""
+
+    def __init__(self, limit: int = CACHE_BYTES):
+        self.limit, self.bytes, self.made = limit, 0, 0
+        self._values: OrderedDict[tuple, Any] = OrderedDict()
+
+    def get(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """The value of this key; made where it is not there."""
+        if key not in self._values:
+            self._values[key] = make()
+            self.bytes += self._size(self._values[key])
+            self.made += 1
+        self._values.move_to_end(key)
+        while self.bytes > self.limit and len(self._values) > 1:
+            self.bytes -= self._size(self._values.popitem(last=False)[1])
+        return self._values[key]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @staticmethod
+    def _size(value: Any) -> int:
+        return getattr(value, "nbytes", 0) + 200  # a score is a few numbers
+
+
+class Answers:
+    """Scores and maps of requests by the runs' models, which are loaded when first asked.
+
+    Args:
+        runs: each under a name for people (`labelled`).
+        before_pass: called before each pass of a backbone; what it raises ends the computation.
+    """
+
+    def __init__(self, runs: dict[str, Run], before_pass: Callable[[], None]):
+        self.cache = Cache()
+        self._runs, self._before_pass = runs, before_pass
+        self._models: dict[str, BlindIQA] = {}
+
+    def distorted(self, request: Request, level: int | None = None) -> np.ndarray:
+        """The request's picture (H, W, C) at its own or another level."""
+        level = request.level if level is None else level
+        if not level:
+            return request.picture.pixels_HWC
+        key = ("image", request.picture.digest, request.distortion, level)
+        return self.cache.get(key, lambda: distort(request.picture.pixels_HWC, request.distortion, level))
+
+    def score(self, request: Request, model: str, level: int | None = None) -> Score:
+        return self._once(_score, request, model, request.level if level is None else level)
+
+    def activations(self, request: Request, model: str) -> np.ndarray:
+        """Mean absolute activation (S, H, W) of the stages, at the size of a drawn cell."""
+        return self._once(_activations, request, model, request.level)
+
+    def quality(self, request: Request, model: str) -> np.ndarray:
+        """Local quality (H, W), 0–100, at the size of the drawn overlay."""
+        return self._once(_quality, request, model, request.level)
+
+    def _once(self, make: Callable, request: Request, model: str, level: int) -> Any:
+        key = (make, request.picture.digest, request.distortion if level else None, level, model)
+        return self.cache.get(
+            key,
+            lambda: make(self._runs[model].settings, self._model(model), self.distorted(request, level)),
+        )
+
+    def _model(self, label: str) -> BlindIQA:
+        if label not in self._models:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = self._runs[label].load_model().to(device)
+            model.backbone.register_forward_pre_hook(lambda *_: self._before_pass())
+            self._models[label] = model
+        return self._models[label]
+
+
+def _score(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> Score:
+    crops = explain.score_crops(settings, model, image_HWC)
+    alphas = tuple(crops[ALPHAS].mean()) if ALPHAS[0] in crops else None
+    return Score(float(crops["score"].mean()), alphas)
+
+
+def _activations(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+    activation_SHW = explain.examine(settings, model, image_HWC).activation_SHW
+    return np.stack([drawing.shrink(map_HW, drawing.CELL) for map_HW in activation_SHW])
+
+
+def _quality(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+    window = min(96, settings.crop_size)
+    height, width = image_HWC.shape[:2]
+    stride = min(window, max(STRIDE, round((height * width / MOST_CROPS) ** 0.5)))
+    return drawing.shrink(explain.quality_map(settings, model, image_HWC, stride, window), drawing.PHOTO)
+
+
+def labelled(runs: list[Run]) -> dict[str, Run]:
+    """Runs under a name for people, each once; names that would be equal get the end of the folder's."""
+    labels: dict[str, Run] = {}
+    for run in {run.folder: run for run in runs}.values():
+        method = {"smart_iqa": "SMART-IQA", "hyper_iqa": "HyperIQA"}[run.settings.method]
+        label = f"{method} · {run.backbone} · seed {run.settings.seed}"
+        labels[f"{label} · {run.folder.name[-4:]}" if label in labels else label] = run
+    return labels
+
+
+def read_upload(name: str, content: bytes, settings: Profile) -> Picture:
+    """An uploaded file at the profile's working size.
+
+    Raises:
+        DataError: it is no image, or not one that can be scored; the message calls it by its own name.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload"  # never a name that came from outside
+        path.write_bytes(content)
+        try:
+            pixels_HWC = decode(path, settings.resolution, settings.crop_size)
+        except DataError as error:
+            why = str(error).removeprefix(f"{path} ").partition("; replace the file")[0]
+            raise DataError(f"“{name}” {why}. The image before it stays.") from error
+    return Picture(name, pixels_HWC, digest(pixels_HWC), None)
+
+
+def digest(image_HWC: np.ndarray) -> str:
+    return hashlib.sha256(repr(image_HWC.shape).encode() + image_HWC.tobytes()).hexdigest()[:20]
