@@ -18,6 +18,7 @@ import torch
 from iqa_lib import metrics, paths
 from iqa_lib.data.crops import ImageSet
 from iqa_lib.errors import WeightsError
+from iqa_lib.models.smart_iqa import fastest_device
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import StoredRun, environment
@@ -77,7 +78,7 @@ def _scored(settings: Profile, metric: str, images: ImageSet) -> PublishedMethod
 
 
 def _score(run: PublishedMethod, settings: Profile, images: ImageSet) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = fastest_device()
     model = _load(run.metric, device)
     sign = -1 if model.lower_better else 1
     rows, predicted = images.rows("test"), []

@@ -225,6 +225,12 @@ def _label_small(axis: plt.Axes) -> None:
         text.set_size(8)
 
 
+def _legend_above(axis: plt.Axes) -> None:
+    axis.legend(
+        frameon=False, fontsize=6.5, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2, borderpad=0
+    )
+
+
 def _interval_dots(
     axis: plt.Axes, table: pd.DataFrame, place: pd.Series | np.ndarray, lying: bool = False, **style
 ) -> None:
@@ -258,11 +264,9 @@ def bars_of_variants(
         axis.plot(table["paper: SRCC"], place + 0.22, **PAPER)
     for y, remark in zip(place, remarks or [], strict=False):
         axis.text(1.02, y, remark, fontsize=6.5, va="center", transform=axis.get_yaxis_transform())
-    axis.set_yticks(place, [textwrap.fill(v, 24) for v in table["variant"]])
+    axis.set_yticks(place, [textwrap.fill(v, 28) for v in table["variant"]])
     axis.set(xlabel=f"test SRCC, n = {table['n'].iloc[0]}", ylim=(-0.6, len(table) - 0.4))
-    axis.legend(
-        frameon=False, fontsize=6.5, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2, borderpad=0
-    )
+    _legend_above(axis)
     _label_small(axis)
     figure.tight_layout()
     return figure
@@ -284,7 +288,7 @@ def sizes_curve(table: pd.DataFrame) -> Figure:
         )
     if table["paper: SRCC"].notna().any():
         axis.plot(table["paper: parameters (M)"], table["paper: SRCC"], **PAPER)
-        axis.legend(frameon=False, fontsize=6.5)
+        _legend_above(axis)
     axis.set(xlabel="parameters (million)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}", xscale="log")
     axis.margins(x=0.25)
     _label_small(axis)
@@ -300,7 +304,7 @@ def learning_rate_curve(table: pd.DataFrame) -> Figure:
     axis.set(xscale="log", xlabel="learning rates × factor", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
     axis.set_xticks(ticks := table["factor"].tolist(), [f"{t:g}" for t in ticks])
     axis.minorticks_off()
-    axis.legend(frameon=False, fontsize=6.5)
+    _legend_above(axis)
     _label_small(axis)
     figure.tight_layout()
     return figure

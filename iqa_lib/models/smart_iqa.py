@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
@@ -133,3 +134,7 @@ class HyperIQA(BlindIQA, PyTorchModelHubMixin):
         body = Backbone(backbone, pretrained, image_size)
         head = QualityHead(body.channels, hidden=(1024, 512), use_multiscale=False, use_attention=False)
         super().__init__(body, head)
+
+
+def fastest_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
