@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -274,23 +275,26 @@ def bars_of_variants(
 
 def sizes_curve(table: pd.DataFrame) -> Figure:
     """Test SRCC against the number of parameters; controls are hollow."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.5))
-    control = table["variant"].str.startswith("control")
-    for part, fill in ((table[~control], COLOURS[0]), (table[control], "white")):
-        _interval_dots(axis, part, part["parameters (M)"], mfc=fill)
-    for row in table.itertuples():
-        axis.annotate(
-            row.backbone.split(".")[0].removeprefix("tf_"),
-            (row[table.columns.get_loc("parameters (M)") + 1], row.SRCC),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=6.5,
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.2 + 0.13 * len(table)))
+    for (_, row), colour in zip(table.iterrows(), itertools.cycle(COLOURS[:7])):
+        name, backbone = row["variant"], row["backbone"].removeprefix("tf_")
+        control = name.startswith("control")
+        label = name if control else f"{name} ({backbone})"
+        fill = "white" if control else colour
+        _interval_dots(
+            axis,
+            row.to_frame().T.infer_objects(),
+            [row["parameters (M)"]],
+            mfc=fill,
+            color=colour,
+            label=label,
         )
     if table["paper: SRCC"].notna().any():
         axis.plot(table["paper: parameters (M)"], table["paper: SRCC"], **PAPER)
-        _legend_above(axis)
+    axis.legend(frameon=False, fontsize=6.5, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     axis.set(xlabel="parameters (million)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}", xscale="log")
-    axis.margins(x=0.25)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.margins(x=0.15)
     _label_small(axis)
     figure.tight_layout()
     return figure
