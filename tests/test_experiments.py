@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from iqa_lib import experiments, plan, tables
+from iqa_lib import experiments, plan, study, tables
 from iqa_lib.errors import ProfileError
 from iqa_lib.experiments import EXPERIMENTS, results, settings_of, variants
 from iqa_lib.profile import Profile, load_profile
@@ -134,3 +134,19 @@ def test_a_sweep_that_is_killed_goes_on_and_loses_at_most_an_epoch(home):
     assert {path: path.stat().st_mtime_ns for path in done} == done
     started = re.findall(r"epoch 1/4:   0%", again.stderr)
     assert epochs_done >= 1 and len(started) == len(experiments.LEARNING_RATES) - len(done) - 1
+
+
+def test_rebuilding_trains_nothing_and_names_what_is_missing(home, monkeypatch):
+    monkeypatch.setattr("iqa_lib.train._train", pytest.fail)
+    table = study.rebuild(small()).set_index("experiment")["state"]
+    assert set(table.index) == set(study.STUDIES) == set(EXPERIMENTS)
+    assert "lacks runs of HyperIQA, SMART-IQA" in table["main"]
+    assert "python -m iqa_lib train --profile smoke --experiment main" in table["main"]
+
+
+def test_hyper_iqa_may_be_trained_as_its_authors_did():
+    paper = load_profile("paper")
+    (hyper_iqa, _) = variants(paper, "main")
+    assert settings_of(paper, hyper_iqa, 0).learning_rate_backbone == 2e-5
+    (same, _) = variants(load_profile("demo"), "main")
+    assert same.changes.keys() == {"method", "backbone"}
