@@ -1,9 +1,12 @@
-# make run · make test · make lab — each sets up .venv by itself when it is missing.
+# make run · make test · make lab · make app — each sets up .venv by itself when it is missing.
 PROFILE ?= demo
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab lint clean
+# Voilà and JupyterLab take 10 MB a message by default: too little for an uploaded photograph.
+UPLOADS := tornado_settings={"websocket_max_message_size":268435456}
+
+.PHONY: run test lab app lint clean
 run: .venv/ready
 	$(BIN)/python -m iqa_lib run --profile $(PROFILE)
 
@@ -13,7 +16,12 @@ test: .venv/ready
 	$(BIN)/python -m pytest
 
 lab: .venv/ready
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 '--ServerApp.$(UPLOADS)' notebooks
+
+app: .venv/ready
+	mkdir -p runs/$(PROFILE)
+	$(BIN)/papermill --prepare-only -p profile $(PROFILE) notebooks/11_explorer.ipynb runs/$(PROFILE)/app.ipynb
+	$(BIN)/voila --Voila.ip=127.0.0.1 --token '--Voila.$(UPLOADS)' runs/$(PROFILE)/app.ipynb
 
 lint: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -47,11 +47,12 @@ class Panel:
     def __init__(self, place: int):
         self.place = place
         self.title, self.bars, self.maps_scale, self.overlay_scale = (_html() for _ in range(4))
-        self.overlay = _picture(*drawing.PHOTO, "Quality map over the image")
-        self.maps = _picture(*drawing.STRIP, "Activation maps of stages 1 to 4")
+        self.overlay = _picture(*drawing.PHOTO)
+        self.maps = _picture(*drawing.STRIP)
         left = widgets.VBox([self.overlay, self.overlay_scale])
         right = widgets.VBox([self.bars, self.maps, self.maps_scale])
         self.box = widgets.VBox([self.title, _row([left, right])])
+        self.box.layout.min_width = f"{drawing.STRIP[0]}px"
 
     def show_score(self, model: str, score: Score, above: float) -> None:
         """``above``: the share of test images with a lower score in the dataset."""
@@ -105,19 +106,20 @@ class Explorer:
 
     def _build_controls(self) -> None:
         kinds = [("none", None), *((f"{d.id} · {d.name}", d.name) for d in DISTORTIONS.values())]
-        self.image = _control(widgets.Dropdown, "Image", options=self._choices())
+        others = [("none", None), *((label, label) for label in self.models)]
+        # the four columns fit JupyterLab's page on a laptop
+        self.image = _control(widgets.Dropdown, "Image", 200, 46, options=self._choices())
         self.image.value = self._rows[len(self._rows) // 2].item()
-        self.upload = _control(widgets.FileUpload, "Upload an image", accept="image/*")
-        self.upload.tooltip = "JPEG, PNG, TIFF, WebP …"
-        self.distortion = _control(widgets.Dropdown, "Distortion", options=kinds)
+        self.upload = _control(widgets.FileUpload, "Upload an image", 200, accept="image/*")
+        self.distortion = _control(widgets.Dropdown, "Distortion", 245, 76, options=kinds)
         self.distortion.value = next(iter(DISTORTIONS))
-        self.level = _control(widgets.IntSlider, "Level (0–5)", min=0, max=LEVELS[-1])
-        self.model = _control(widgets.Dropdown, "Model", options=list(self.models))
-        self.other = _control(widgets.Dropdown, "Compare with", options=[("none", None), *self._pairs()])
-        self.opacity = _control(widgets.FloatSlider, "Map opacity", value=0.5, max=1, step=0.05)
+        self.level = _control(widgets.IntSlider, "Level (0–5)", 245, 76, min=0, max=LEVELS[-1])
+        self.model = _control(widgets.Dropdown, "Model", 285, 60, options=list(self.models))
+        self.other = _control(widgets.Dropdown, "Compare", 285, 60, options=others, index=0)
+        self.opacity = _control(widgets.FloatSlider, "Map opacity", 200, 80, value=0.5, max=1, step=0.05)
         self.opacity.readout_format = ".0%"
-        self.keep = _control(widgets.Button, "Keep", icon="bookmark")
-        self.clear = _control(widgets.Button, "Clear the list")
+        self.keep = _control(widgets.Button, "Keep", 98, icon="bookmark")
+        self.clear = _control(widgets.Button, "Clear list", 98)
         for control in (self.image, self.distortion, self.level, self.model, self.other, self.opacity):
             control.observe(self._ask, "value")
         self.upload.observe(self._on_upload, "value")
@@ -126,7 +128,8 @@ class Explorer:
 
     def _build_page(self) -> None:
         self.status, self.caption, self.scale, self.curve, self.list = (_html() for _ in range(5))
-        self.photo = _picture(*drawing.PHOTO, "The image as it is scored")
+        self.photo = _picture(*drawing.PHOTO)
+        self.caption.layout.min_height = "66px"  # three lines, so that the page does not move
         self.panels = [Panel(0), Panel(1)]
         controls = [
             [self.image, self.upload],
@@ -134,12 +137,12 @@ class Explorer:
             [self.model, self.other],
             [self.opacity, widgets.HBox([self.keep, self.clear])],
         ]
-        seen = [[self.photo, self.caption], [self.scale, self.curve]]
+        numbers = widgets.VBox([self.scale, self.curve], layout=widgets.Layout(flex="1 1 460px"))
         self.app = widgets.VBox(
             [
                 _row([widgets.VBox(column) for column in controls]),
                 self.status,
-                _row([widgets.VBox(column) for column in seen]),
+                _row([widgets.VBox([self.photo, self.caption]), numbers]),
                 _row([panel.box for panel in self.panels]),
                 self.list,
             ]
@@ -151,9 +154,6 @@ class Explorer:
         uploads = [(f"uploaded · {p.name}", key) for key, p in reversed(self._uploads.items())]
         rows = zip(self._test_scores, names, self._rows, strict=True)
         return uploads + [(f"{score:.0f} · {name}", row.item()) for score, name, row in rows]
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        return [(label, label) for label in self.models]
 
     def _say(self, text: str, sign: str) -> None:
         self.status.value = drawing.status(text, sign)
@@ -263,6 +263,7 @@ class Explorer:
         self.caption.value = drawing.caption(f"{request.title()}\nscored at {width} × {height} px")
         for panel in self.panels:
             panel.box.layout.display = None if panel.place < len(request.models) else "none"
+            panel.box.layout.width = "100%" if len(request.models) == 1 else "calc(50% - 8px)"
         for panel, model in zip(self.panels, request.models, strict=False):
             score = self.answers.score(request, model)
             request.scores.append(score)
@@ -370,20 +371,21 @@ def _html() -> widgets.HTML:
     return widgets.HTML(layout=widgets.Layout(margin="2px 0"))
 
 
-def _picture(width: int, height: int, said: str) -> widgets.Image:
+def _picture(width: int, height: int) -> widgets.Image:
     # of fixed size, so the page does not move while an image is replaced
     size = widgets.Layout(width=f"{width}px", height=f"{height}px", min_height=f"{height}px", margin="2px 0")
-    return widgets.Image(width=width, height=height, layout=size, tooltip=said)
+    return widgets.Image(
+        width=width, height=height, layout=size
+    )  # a tooltip would break it (ipywidgets 8.1.9)
 
 
-def _control(kind: type, description: str, **traits: Any) -> widgets.Widget:
-    if issubclass(kind, widgets.Button | widgets.FileUpload):
-        width = "140px" if kind is widgets.Button else "290px"
-        return kind(description=description, layout=widgets.Layout(width=width), **traits)
-    style = {"description_width": "92px"}
-    return kind(description=description, layout=widgets.Layout(width="290px"), style=style, **traits)
+def _control(kind: type, description: str, width: int, label: int = 0, **traits: Any) -> widgets.Widget:
+    """``width`` of the whole in px, of which ``label`` are for the description beside a slider or list."""
+    if label:
+        traits["style"] = {"description_width": f"{label}px"}
+    return kind(description=description, layout=widgets.Layout(width=f"{width}px"), **traits)
 
 
 def _row(children: list[widgets.Widget]) -> widgets.HBox:
-    layout = widgets.Layout(flex_flow="row wrap", grid_gap="4px 24px", align_items="flex-start")
+    layout = widgets.Layout(flex_flow="row wrap", grid_gap="4px 16px", align_items="flex-start")
     return widgets.HBox(children, layout=layout)

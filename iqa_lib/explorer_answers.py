@@ -94,6 +94,10 @@ class Cache:
             self.bytes -= self._size(self._values.popitem(last=False)[1])
         return self._values[key]
 
+    def clear(self) -> None:
+        self._values.clear()
+        self.bytes = 0
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -173,8 +177,9 @@ def labelled(runs: list[Run]) -> dict[str, Run]:
     labels: dict[str, Run] = {}
     for run in {run.folder: run for run in runs}.values():
         method = {"smart_iqa": "SMART-IQA", "hyper_iqa": "HyperIQA"}[run.settings.method]
-        label = f"{method} · {run.backbone} · seed {run.settings.seed}"
-        labels[f"{label} · {run.folder.name[-4:]}" if label in labels else label] = run
+        backbone = run.backbone.split(".")[0].removeprefix("tf_")
+        label = f"{method}, {backbone}, seed {run.settings.seed}"
+        labels[f"{label}, {run.folder.name[-4:]}" if label in labels else label] = run
     return labels
 
 

@@ -24,7 +24,7 @@ from iqa_lib.figures import COLOURS, STAGE_COLOURS
 from iqa_lib.models.backbones import STRIDES
 
 PHOTO = (440, 330)  # px: width, height of the photograph and of the overlay
-CELL, GAP = (129, 97), 8  # px: one of the four activation maps, and what lies between them
+CELL, GAP = (116, 87), 6  # px: one of the four activation maps, and what lies between them
 STRIP = (4 * CELL[0] + 3 * GAP, CELL[1])
 READY, BUSY, TROUBLE = "●", "◌", "▲"
 MODEL_COLOURS = [to_hex(COLOURS[0]), to_hex(COLOURS[1])]  # blue and orange: apart for every kind of eye
@@ -60,8 +60,7 @@ def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, opacity: float, span: tup
 
     ``map_HW`` is of `shrink`'s size; opacity 0 shows the image alone, 1 the map alone.
     """
-    grey = np.asarray(Image.fromarray(_resized(image_HWC, PHOTO)).convert("L"))[..., None]
-    mixed = (1 - opacity) * grey + opacity * _coloured(map_HW, span)
+    mixed = (1 - opacity) * _grey(_resized(image_HWC, PHOTO)) + opacity * _coloured(map_HW, span)
     return _png(_letterbox(np.rint(mixed).astype(np.uint8), PHOTO))
 
 
@@ -87,6 +86,11 @@ def _inside(shape: Sequence[int], box: tuple[int, int]) -> tuple[int, int]:
 def _resized(image_HWC: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     size = _inside(image_HWC.shape, box)
     return np.asarray(Image.fromarray(np.ascontiguousarray(image_HWC)).resize(size, Image.Resampling.LANCZOS))
+
+
+def _grey(image_HWC: np.ndarray) -> np.ndarray:
+    """(H, W, 1)"""
+    return np.asarray(Image.fromarray(image_HWC).convert("L"))[..., None]
 
 
 def _letterbox(image_HWC: np.ndarray, box: tuple[int, int]) -> np.ndarray:
@@ -131,7 +135,7 @@ def headline(mark: Mark, above: float) -> str:
         f'<div style="font-size:14px;line-height:1.6;border-top:2px solid {colour};margin-top:6px">'
         f'<span style="color:{colour}">{GLYPHS[mark.place]}</span> {escape(mark.name)}: '
         f'<b style="font-size:22px">{mark.score:.1f}</b> of 100 points, '
-        f"above the scores of {100 * above:.0f} % of the test images</div>"
+        f"higher than {100 * above:.0f} % of the test images</div>"
     )
 
 
@@ -141,7 +145,10 @@ def kept_list(table: pd.DataFrame, number: int, files: dict[str, str]) -> str:
         f'<a download="{name}" href="{address}" style="text-decoration:underline">{name}</a>'
         for name, address in files.items()
     )
-    rows = table.to_html(index=False, na_rep="–", float_format="{:.2f}".format, border=0)  # escapes
+    rows = table.to_html(
+        index=False, na_rep="–", float_format="{:.2f}".format, border=0, justify="left"
+    )  # escapes
+    rows = rows.replace("<td>", '<td style="text-align:left;padding:1px 14px 1px 2px">')
     return f'<div style="font-size:14px"><b>Kept: {number}</b> · download {links}</div>{rows}'
 
 
@@ -158,31 +165,36 @@ def scale(marks: list[Mark], test_scores: np.ndarray, known: float | None, kind:
     ``known`` is the image's own score in the dataset, where it has one.
     """
     counts, _ = np.histogram(test_scores, np.arange(0, 101, 5))
-    bars = [
+    parts = [
         f'<rect x="{_x(5 * i) + 0.5:.1f}" width="{5 * 5.8 - 1:.1f}" y="{100 - 56 * c / counts.max():.1f}" '
         f'height="{56 * c / counts.max():.1f}" fill="{QUIET}" fill-opacity="0.4"/>'
         for i, c in enumerate(counts)
         if c
     ]
     for value in range(0, 101, 20):
-        bars.append(_text(_x(value), 116, str(value), anchor="middle"))
-    bars.append(f'<path d="M{_x(0)} 100H{_x(100)}" stroke="currentColor"/>')
+        parts.append(_text(_x(value), 116, str(value), anchor="middle"))
+    parts.append(f'<path d="M{_x(0)} 100H{_x(100)}" stroke="currentColor"/>')
     if known is not None:
         x = _x(known)
-        bars.append(f'<path d="M{x} 92l6 8l-6 8l-6 -8z" fill="none" stroke="currentColor" stroke-width="2"/>')
-    for mark in marks:
-        if mark.score is not None:
-            x, top = _x(np.clip(mark.score, 0, 100)), 16 + 17 * mark.place
-            colour = MODEL_COLOURS[mark.place]
-            bars.append(f'<path d="M{x:.1f} {top + 4}V100" stroke="{colour}" stroke-width="3"/>')
-            anchor = "end" if mark.score > 88 else "start"
-            label = f"{GLYPHS[mark.place]} {mark.score:.1f}"
-            bars.append(_text(x + (-6 if anchor == "end" else 6), top + 2, label, 15, anchor, colour))
-    own = "" if known is None else f"; ◇ this image at level 0: {known:.1f}"
-    bars.append(_text(_x(0), 136, f"quality, 0 worst – 100 best (points); grey: {kind} of the"))
-    bars.append(_text(_x(0), 151, f"{len(test_scores)} test images{own}"))
-    said = ", ".join(f"{m.name} {m.score:.1f}" for m in marks if m.score is not None)
-    return _svg(640, 156, bars, f"Predicted quality of 100: {said}")
+        parts.append(
+            f'<path d="M{x} 92l6 8l-6 8l-6 -8z" fill="none" stroke="currentColor" stroke-width="2"/>'
+        )
+    known_marks = [mark for mark in marks if mark.score is not None]
+    for mark in known_marks:
+        x, top = _x(np.clip(mark.score, 0, 100)), 16 + 17 * mark.place
+        colour = MODEL_COLOURS[mark.place]
+        parts.append(f'<path d="M{x:.1f} {top + 4}V100" stroke="{colour}" stroke-width="3"/>')
+        # each number on the side that is away from the other model's line
+        left = mark.score > 88 or 12 < mark.score < max(other.score for other in known_marks)
+        side = ("end", -6) if left else ("start", 6)
+        parts.append(
+            _text(x + side[1], top + 2, f"{GLYPHS[mark.place]} {mark.score:.1f}", 15, side[0], colour)
+        )
+    own = "" if known is None else f"   ◇ this image at level 0: {known:.1f}"
+    parts.append(_text(_x(0), 136, f"quality in points: 0 worst – 100 best{own}"))
+    parts.append(_text(_x(0), 152, f"grey: {kind} of the {len(test_scores)} test images"))
+    said = ", ".join(f"{m.name} {m.score:.1f}" for m in known_marks)
+    return _svg(640, 158, parts, f"Predicted quality of 100: {said}")
 
 
 def curve(marks: list[Mark], lines: list[list[float | None]], distortion: str | None, level: int) -> str:
@@ -194,8 +206,9 @@ def curve(marks: list[Mark], lines: list[list[float | None]], distortion: str | 
     for value in (0, 50, 100):
         parts.append(_text(26, _y(value) + 4, str(value), anchor="end"))
         parts.append(f'<path d="M32 {_y(value)}H636" stroke="{QUIET}" stroke-opacity=".5"/>')
+    higher = max(lines, key=lambda line: sum(s or 0 for s in line))
     for mark, line in zip(marks, lines, strict=True):
-        parts += _line(mark, [(60 + 110 * n, s) for n, s in enumerate(line) if s is not None])
+        parts += _line(mark, line is higher, [(60 + 110 * n, s) for n, s in enumerate(line) if s is not None])
     if distortion is None:
         parts.append(_text(350, 80, "Choose a distortion to see the score at its five levels.", 13, "middle"))
     else:
@@ -211,7 +224,7 @@ def curve(marks: list[Mark], lines: list[list[float | None]], distortion: str | 
     )
 
 
-def _line(mark: Mark, points: list[tuple[int, float]]) -> list[str]:
+def _line(mark: Mark, higher: bool, points: list[tuple[int, float]]) -> list[str]:
     colour, dashes = MODEL_COLOURS[mark.place], ' stroke-dasharray="7 4"' if mark.place else ""
     path = " ".join(f"{x},{_y(s):.1f}" for x, s in points)
     parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"{dashes}/>']
@@ -219,8 +232,8 @@ def _line(mark: Mark, points: list[tuple[int, float]]) -> list[str]:
         y = _y(score)
         shape = f'<rect x="{x - 5}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}"/>'
         parts.append(shape if mark.place else f'<circle cx="{x}" cy="{y:.1f}" r="5" fill="{colour}"/>')
-        # the first model's numbers above its line, the second's below, or inside where there is no room
-        place = y - 9 if (mark.place == 0 and y > 22) or y > 118 else y + 19
+        # the higher line's numbers above it, the other's below; inside where there is no room
+        place = y - 9 if (higher and y > 22) or y > 118 else y + 19
         parts.append(_text(x, place, f"{score:.1f}", anchor="middle"))
     return parts
 
@@ -231,21 +244,21 @@ def bars(alphas: Sequence[float]) -> str:
     for stage, (weight, colour, stride) in enumerate(zip(alphas, STAGE_COLOURS, STRIDES, strict=True)):
         y = 24 + 25 * stage
         parts.append(_text(0, y + 14, f"stage {stage + 1}, cells of {stride} px"))
-        parts.append(f'<rect x="150" y="{y}" width="320" height="18" fill="{QUIET}" fill-opacity=".15"/>')
+        parts.append(f'<rect x="150" y="{y}" width="280" height="18" fill="{QUIET}" fill-opacity=".15"/>')
         parts.append(
-            f'<rect x="150" y="{y}" width="{320 * weight:.1f}" height="18" fill="{to_hex(colour)}" '
+            f'<rect x="150" y="{y}" width="{280 * weight:.1f}" height="18" fill="{to_hex(colour)}" '
             f'stroke="currentColor" stroke-width=".7"/>'
         )
-        parts.append(_text(478, y + 14, f"{weight:.2f}", 13))
+        parts.append(_text(438, y + 14, f"{weight:.2f}", 13))
     said = ", ".join(f"stage {s + 1} {w:.2f}" for s, w in enumerate(alphas))
-    return _svg(540, 126, parts, f"Stage weights: {said}")
+    return _svg(STRIP[0], 126, parts, f"Stage weights: {said}")
 
 
 def sentence(text: str) -> str:
     """SVG of the size of `bars`: words in their place."""
     parts = [_text(0, 14, "attention: none", 13)]
     parts += [_text(0, 40 + 17 * n, line) for n, line in enumerate(text.split("\n"))]
-    return _svg(540, 126, parts, text)
+    return _svg(STRIP[0], 126, parts, text)
 
 
 def activation_scale(activation_SHW: np.ndarray) -> str:
@@ -255,10 +268,8 @@ def activation_scale(activation_SHW: np.ndarray) -> str:
         x = stage * (CELL[0] + GAP)
         parts += _colour_bar(x, CELL[0], map_HW.min(), map_HW.max(), "")
         parts.append(_text(x + CELL[0] / 2, 24, f"stage {stage + 1}", anchor="middle"))
-    parts.append(
-        _text(0, 42, "activation: mean of |value| over channels (no unit), each stage on its own colours")
-    )
-    return _svg(540, 48, parts, "Activation maps of stages 1 to 4")
+    parts.append(_text(0, 42, "mean |activation| over channels (no unit), own colours per stage"))
+    return _svg(STRIP[0], 48, parts, "Activation maps of stages 1 to 4")
 
 
 def quality_scale(span: tuple[float, float]) -> str:
@@ -309,8 +320,9 @@ def _svg(width: int, height: int, parts: Iterable[str], said: str) -> str:
 
 def sheet(kept: list[tuple[np.ndarray, str, list[Mark]]], columns: int = 4) -> bytes:
     """PNG: the kept images, each under its title and scores."""
+    columns = max(1, min(columns, len(kept)))
     lines = max(1, -(-len(kept) // columns))
-    figure = Figure(figsize=(3 * columns, 2.9 * lines), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3 * columns, 3.1 * lines), dpi=110, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -320,7 +332,7 @@ def sheet(kept: list[tuple[np.ndarray, str, list[Mark]]], columns: int = 4) -> b
         short = [line if len(line) < 44 else f"{line[:40]} …" for line in text]
         axis.set_title("\n".join(short), fontsize=7.5, parse_math=False)  # a dollar in a name is a dollar
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", bbox_inches="tight")
     return buffer.getvalue()
 
 
@@ -339,13 +351,15 @@ def snapshot(
     first, *others = np.ravel(upper.subplots(1, 1 + len(maps)))
     first.imshow(image_HWC)
     first.set_title(title, fontsize=8.5, parse_math=False)
-    span = quality_span(maps)
+    grey, span = _grey(_resized(image_HWC, PHOTO)), quality_span(maps)
     for axis, mark, map_HW in zip(others, marks, maps, strict=True):
-        shown = axis.imshow(map_HW, cmap="viridis", vmin=span[0], vmax=span[1])
+        axis.imshow(grey[..., 0], cmap="grey")
+        shown = axis.imshow(map_HW, cmap="viridis", vmin=span[0], vmax=span[1], alpha=0.6)
         axis.set_title(f"{mark.name}: {mark.score:.1f}", fontsize=8.5, parse_math=False)
-    upper.colorbar(shown, ax=others, label="local quality (points)", shrink=0.8)
+    bar = upper.colorbar(shown, ax=others, label="local quality (points)", shrink=0.8)
+    bar.solids.set_alpha(1)
     for axis in (first, *others):
-        axis.set(xticks=[], yticks=[])
+        axis.axis("off")
     left, right = lower.subplots(1, 2)
     for mark, weights, line in zip(marks, alphas, lines, strict=True):
         style = {"color": MODEL_COLOURS[mark.place], "label": mark.name}
