@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from iqa_lib import explain
 from iqa_lib import explorer_drawing as drawing
@@ -147,8 +146,7 @@ class Answers:
 
     def _model(self, label: str) -> BlindIQA:
         if label not in self._models:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = self._runs[label].load_model().to(device)
+            model = self._runs[label].load_model()
             model.backbone.register_forward_pre_hook(lambda *_: self._before_pass())
             self._models[label] = model
         return self._models[label]
