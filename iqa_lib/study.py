@@ -307,9 +307,12 @@ def augmentation(settings: Profile, runs: Runs) -> Exhibits:
     first, *others = experiments.variants(settings, "augmentation")
     # The paper gives "add flip: +0.002" and for the others what the change costs: both as first minus other.
     size = {other.label: abs(float(effect[other.paper])) if other.paper else None for other in others}
-    claims = [Claim(f"{first.label} beats {o.label}", first.label, o.label, size[o.label]) for o in others]
+    whole = _crops_are_whole_images(settings)
+    judgeable = [other for other in others if not (whole and "random_crop" in other.changes)]
+    claims = [Claim(f"{first.label} beats {o.label}", first.label, o.label, size[o.label]) for o in judgeable]
+    remark = ": at the profile's size “without random crop” changes nothing" if whole else ""
     return {
-        "augmentation": (table, "Augmentation and resolution"),
+        "augmentation": (table, f"Augmentation and resolution{remark}"),
         "augmentation_verdicts": (judged(settings, runs, claims), "Augmentation, judged"),
         "augmentation_bars": (figures.bars_of_variants(table, _points(runs)), "Augmentation and resolution"),
     }
@@ -341,17 +344,23 @@ def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
     }
 
 
+def _crops_are_whole_images(settings: Profile) -> bool:
+    """Nearly all of them: then random crops, in training or at test, are no choice at all."""
+    return experiments.Images(settings).of(settings).share_of_one_crop(settings.crop_size) > 0.99
+
+
 def protocol(settings: Profile, runs: Runs) -> Exhibits:
     of_runs = [difference_of_protocols(settings, run) for run in next(iter(runs.values()))]
     table = pd.concat(of_runs).groupby("what is reported", sort=False, as_index=False)
     table = table.agg(
         SRCC=("SRCC", "mean"), change=("change", "mean"), lowest=("change", "min"), highest=("change", "max")
     )
+    remark = "; every crop is the whole image, so random ones change nothing here"
     return {
         "protocols": (
             table.assign(seeds=len(of_runs)).round(4),
             "What the same weights are worth under each way of reporting; change against the honest one, "
-            "its mean, lowest and highest over seeds",
+            f"its mean, lowest and highest over seeds{remark * _crops_are_whole_images(settings)}",
         )
     }
 
@@ -453,7 +462,7 @@ def count_verdicts(found: dict[str, pd.DataFrame]) -> str:
     return ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) or "no claim to judge"
 
 
-def difference_of_protocols(settings: Profile, run: Run, draws: int = 400, pool: int = 16) -> pd.DataFrame:
+def difference_of_protocols(settings: Profile, run: Run, draws: int = 400, pool: int = 8) -> pd.DataFrame:
     """From one run: how much choosing the epoch on the test set, and random test crops, change the number.
 
     Sets of 20 random crops per image are drawn, with replacement, from ``pool`` scored ones.

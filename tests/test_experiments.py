@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from iqa_lib import experiments, plan, study, tables
 from iqa_lib.errors import ProfileError
@@ -150,3 +152,18 @@ def test_hyper_iqa_may_be_trained_as_its_authors_did():
     assert settings_of(paper, hyper_iqa, 0).learning_rate_backbone == 2e-5
     (same, _) = variants(load_profile("demo"), "main")
     assert same.changes.keys() == {"method", "backbone"}
+
+
+def test_no_claim_on_random_crops_is_judged_where_a_crop_is_the_whole_image(home, tmp_path):
+    """Twelve square images of the crop's size, with a random image in each."""
+    rng, lines = np.random.default_rng(0), ["image,score,split"]
+    for number, split in enumerate(["train", "val", "test"] * 4):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{8 * number},{split}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    settings = load_profile("smoke", dataset=str(tmp_path / "labels.csv"), epochs=1, train_crops=1)
+    exhibits = study.augmentation(settings, results(settings, "augmentation"))
+    assert "changes nothing" in exhibits["augmentation"][1]
+    claims = exhibits["augmentation_verdicts"][0]["claim"]
+    assert len(claims) == 3 and not claims.str.contains("random crop").any()

@@ -65,6 +65,10 @@ class ImageSet:
     def scores(self, rows: np.ndarray) -> np.ndarray:
         return self.table["score"].to_numpy(np.float32)[rows]
 
+    def share_of_one_crop(self, size: int) -> float:
+        """Share of the images that are exactly one crop of this size: there cropping has nothing to choose."""
+        return float((self._sizes == size).all(axis=1).mean())
+
     def crops(self, wanted: list[tuple[int, int, int, bool]], size: int) -> Tensor:
         """Cut (row, top, left, flipped) squares: uint8 (B, 3, size, size)."""
         cut = [

@@ -70,7 +70,7 @@ def build_phone(
     folder: Path,
     photographs: Sequence[str] = TEST_PHOTOGRAPHS,
     per_shot: int = 4,
-    views: int = VIEWS,
+    views: int = 2,
     seed: int = 1,
 ) -> None:
     """Write ``offline-phone``: a telephone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
@@ -94,7 +94,7 @@ def build_lab(
 
 
 def build_render(
-    folder: Path, scenes: int = 12, views: int = 2, distorted_per_view: int = 13, seed: int = 3
+    folder: Path, scenes: int = 12, views: int = 1, distorted_per_view: int = 13, seed: int = 3
 ) -> None:
     """Write ``offline-render``: scenes of generated textures with one to three faults of computer graphics."""
     names = [f"render-{number}" for number in range(scenes)]
