@@ -121,13 +121,18 @@ def test_a_sweep_that_is_killed_goes_on_and_loses_at_most_an_epoch(home):
     command += ["-p", "epochs=4"]
     env, store = {**os.environ, "IQA_HOME": str(home)}, home / "runs/smoke/store"
     sweep = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
-    while not (list(store.glob("*/result.json")) and list(store.glob("*/state.pt"))):
+
+    def unfinished():
+        folders = [path.parent for path in store.glob("*/state.pt")]
+        return [folder for folder in folders if not (folder / "result.json").is_file()]
+
+    while not (list(store.glob("*/result.json")) and unfinished()):
         assert sweep.poll() is None, "the sweep ended before it could be killed"
         time.sleep(0.005)
     sweep.kill()
     sweep.wait()
     done = {path: path.stat().st_mtime_ns for path in store.glob("*/result.json")}
-    (begun,) = (path.parent for path in store.glob("*/state.pt"))
+    (begun,) = unfinished()
     epochs_done = len((begun / "epochs.jsonl").read_text().splitlines())
 
     again = subprocess.run(command, env=env, capture_output=True, text=True)
