@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import threading
 from datetime import UTC, datetime
 
@@ -24,9 +25,10 @@ from iqa_lib.train import train
 def study(tmp_path_factory, built_data):
     """The smoke profile with a backbone that sees something, trained both ways: settings, runs, images."""
     folder = tmp_path_factory.mktemp("explorer")
+    shutil.copytree(built_data, folder / "data")
     with pytest.MonkeyPatch.context() as patch:
         for name, part in {
-            "DATA": built_data,
+            "DATA": folder / "data",
             "RUNS": folder / "runs",
             "FIGURES": folder / "figures",
         }.items():

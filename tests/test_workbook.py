@@ -1,5 +1,6 @@
 """The batch runner on tiny notebooks: what it runs, skips, refuses and reports."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from filelock import FileLock
+from PIL import Image
 from rich.console import Console
 
 from iqa_lib import __main__, paths
@@ -64,12 +66,19 @@ class Study:
         return (self.folder / "report.html").read_text()
 
 
+def one_pixel() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(content, "PNG")
+    return content.getvalue()
+
+
+PIXEL = one_pixel()
 FIGURE = """
 file = pathlib.Path(os.environ["IQA_HOME"], "a.png")
-file.write_bytes(b"picture")
+file.write_bytes(bytes.fromhex("%s"))
 figure = {"name": "a", "caption": "A & B", "file": str(file)}
 record("01_a", "SRCC 0.9 <script>", numbers={"srcc": 0.912345}, figures=[figure])
-"""
+""".replace("%s", PIXEL.hex())
 
 
 def test_a_notebook_is_skipped_until_something_changes(study):
@@ -78,7 +87,7 @@ def test_a_notebook_is_skipped_until_something_changes(study):
     assert code == 0 and "01_a: done" in told
     html = study.report()
     assert "SRCC 0.9 &lt;script&gt;" in html and "<script" not in html
-    assert "0.9123" in html and "data:image/png;base64,cGljdHVyZQ==" in html and "A &amp; B" in html
+    assert "0.9123" in html and "data:image/png;base64,iVBOR" in html and "A &amp; B" in html
     assert 'href="notebooks/01_a.html"' in html and (study.folder / "notebooks/01_a.html").is_file()
 
     code, told = study.run()
@@ -87,6 +96,7 @@ def test_a_notebook_is_skipped_until_something_changes(study):
 
     (study.home / "a.png").write_bytes(b"another")
     assert "01_a: done" in study.run()[1]
+    assert "gone or damaged" not in study.report()
     (study.home / "a.png").unlink()
     assert "01_a: done" in study.run()[1]
     assert "01_a: done" in study.run({"mood": "wild"})[1]
