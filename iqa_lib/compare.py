@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import io
 import json
 import re
 
 import filelock
 import torch
 
-from iqa_lib import metrics, paths
+from iqa_lib import metrics
 from iqa_lib.data.crops import ImageSet
 from iqa_lib.errors import WeightsError
 from iqa_lib.models.smart_iqa import fastest_device
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import StoredRun, environment
+from iqa_lib.runs import StoredRun
 
 
 class PublishedMethod(StoredRun):
@@ -31,13 +30,14 @@ class PublishedMethod(StoredRun):
 
     def __init__(self, settings: Profile, metric: str, images: ImageSet):
         self.metric = metric
-        self.config = {
+        config = {
             "method": f"pyiqa {_version()}: {metric}",
             "data_fingerprint": images.fingerprint,
             "bootstrap_samples": settings.bootstrap_samples,
         }
-        digest = hashlib.sha256(json.dumps(self.config).encode()).hexdigest()[:12]
-        super().__init__(settings.folder / "store" / f"pyiqa-{re.sub(r'[^a-z0-9]+', '-', metric)}-{digest}")
+        digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:12]
+        name = f"pyiqa-{re.sub(r'[^a-z0-9]+', '-', metric)}-{digest}"
+        super().__init__(settings.folder / "store" / name, config)
 
 
 def published_methods(
@@ -93,12 +93,7 @@ def _score(run: PublishedMethod, settings: Profile, images: ImageSet) -> None:
         "test_images": len(table),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    content = io.BytesIO()
-    table.to_parquet(content, index=False)
-    paths.write_atomically(run.folder / "predictions.parquet", content.getvalue())
-    paths.write_atomically(run.folder / "run.json", json.dumps(run.config, indent=1))
-    paths.write_atomically(run.folder / "environment.json", json.dumps(environment(str(device), 0), indent=1))
-    paths.write_atomically(run.folder / "result.json", json.dumps(result, indent=1))
+    run.complete_with(table, result, str(device), seconds=0)
 
 
 def _load(metric: str, device: torch.device):

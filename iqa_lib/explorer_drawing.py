@@ -266,7 +266,7 @@ def activation_scale(activation_SHW: np.ndarray) -> str:
     parts = []
     for stage, map_HW in enumerate(activation_SHW):
         x = stage * (CELL[0] + GAP)
-        parts += _colour_bar(x, CELL[0], map_HW.min(), map_HW.max(), "")
+        parts += _colour_bar(x, CELL[0], map_HW.min(), map_HW.max())
         parts.append(_text(x + CELL[0] / 2, 24, f"stage {stage + 1}", anchor="middle"))
     parts.append(_text(0, 42, "mean |activation| over channels (no unit), own colours per stage"))
     return _svg(STRIP[0], 48, parts, "Activation maps of stages 1 to 4")
@@ -274,19 +274,19 @@ def activation_scale(activation_SHW: np.ndarray) -> str:
 
 def quality_scale(span: tuple[float, float]) -> str:
     """SVG: the overlay's colours and the scores they stand for."""
-    parts = _colour_bar(0, PHOTO[0], *span, "")
+    parts = _colour_bar(0, PHOTO[0], *span)
     parts.append(_text(PHOTO[0] / 2, 24, "local quality (points; read differences off it)", anchor="middle"))
     return _svg(PHOTO[0], 30, parts, f"Colours from {span[0]:.0f} to {span[1]:.0f} points")
 
 
-def _colour_bar(left: float, width: float, low: float, high: float, unit: str) -> list[str]:
+def _colour_bar(left: float, width: float, low: float, high: float) -> list[str]:
     steps = 32
     parts = [
         f'<rect x="{left + i * width / steps:.2f}" y="0" width="{width / steps:.2f}" height="9" '
         f'fill="{to_hex(VIRIDIS((i + 0.5) / steps))}" shape-rendering="crispEdges"/>'
         for i in range(steps)
     ]
-    return [*parts, _text(left, 24, f"{low:.3g}"), _text(left + width, 24, f"{high:.3g}{unit}", anchor="end")]
+    return [*parts, _text(left, 24, f"{low:.3g}"), _text(left + width, 24, f"{high:.3g}", anchor="end")]
 
 
 def _x(score: float) -> float:

@@ -40,8 +40,8 @@ NOT_PART_OF_A_RUN = {
 class StoredRun:
     """A folder of the store with predictions and results, whoever made them."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, config: dict):
+        self.folder, self.config = folder, config
 
     @property
     def complete(self) -> bool:
@@ -61,6 +61,18 @@ class StoredRun:
         """The test images' part of `predictions`."""
         return self.predictions.query("split == 'test'").reset_index(drop=True)
 
+    def complete_with(self, predictions: pd.DataFrame, result: dict, device: str, seconds: float) -> None:
+        """Write what was found; ``result.json`` last, for it makes the run complete."""
+        content = io.BytesIO()
+        predictions.to_parquet(content, index=False)
+        paths.write_atomically(self.folder / "predictions.parquet", content.getvalue())
+        for name, part in {
+            "run": self.config,
+            "environment": environment(device, seconds),
+            "result": result,
+        }.items():
+            paths.write_atomically(self.folder / f"{name}.json", json.dumps(part, indent=1))
+
     def remember(self) -> Self:
         remember_run(str(self.folder))
         return self
@@ -71,11 +83,11 @@ class Run(StoredRun):
 
     def __init__(self, settings: Profile, data_fingerprint: str):
         self.settings = settings
-        self.config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
-        self.config["data_fingerprint"] = data_fingerprint
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:12]
+        config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
+        config["data_fingerprint"] = data_fingerprint
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
-        super().__init__(settings.folder / "store" / f"{name}-{digest}")
+        super().__init__(settings.folder / "store" / f"{name}-{digest}", config)
 
     @property
     def backbone(self) -> str:

@@ -187,7 +187,7 @@ def training(settings: Profile, runs: Runs) -> Exhibits:
 
 
 def main_result(settings: Profile, runs: Runs) -> Exhibits:
-    scored, reasons = published_methods(settings, experiments.Images(settings).of(settings))
+    scored, reasons = published_methods(settings, load_images(settings))
     runs = runs | {name: [method] for name, method in scored.items()}
     published = tables.paper("sota_koniq10k").set_index("method")
     rows = {_plain_name(method): method for method in published.index}
@@ -307,7 +307,7 @@ def augmentation(settings: Profile, runs: Runs) -> Exhibits:
     first, *others = experiments.variants(settings, "augmentation")
     # The paper gives "add flip: +0.002" and for the others what the change costs: both as first minus other.
     size = {other.label: abs(float(effect[other.paper])) if other.paper else None for other in others}
-    whole = _crops_are_whole_images(settings)
+    whole = _crops_are_whole_images(settings, load_images(settings))
     judgeable = [other for other in others if not (whole and "random_crop" in other.changes)]
     claims = [Claim(f"{first.label} beats {o.label}", first.label, o.label, size[o.label]) for o in judgeable]
     remark = ": at the profile's size “without random crop” changes nothing" if whole else ""
@@ -344,13 +344,14 @@ def cross_dataset(settings: Profile, runs: Runs) -> Exhibits:
     }
 
 
-def _crops_are_whole_images(settings: Profile) -> bool:
+def _crops_are_whole_images(settings: Profile, images: ImageSet) -> bool:
     """Nearly all of them: then random crops, in training or at test, are no choice at all."""
-    return experiments.Images(settings).of(settings).share_of_one_crop(settings.crop_size) > 0.99
+    return images.share_of_one_crop(settings.crop_size) > 0.99
 
 
 def protocol(settings: Profile, runs: Runs) -> Exhibits:
-    of_runs = [difference_of_protocols(settings, run) for run in next(iter(runs.values()))]
+    images = load_images(settings)
+    of_runs = [difference_of_protocols(settings, run, images) for run in next(iter(runs.values()))]
     table = pd.concat(of_runs).groupby("what is reported", sort=False, as_index=False)
     table = table.agg(
         SRCC=("SRCC", "mean"), change=("change", "mean"), lowest=("change", "min"), highest=("change", "max")
@@ -360,7 +361,7 @@ def protocol(settings: Profile, runs: Runs) -> Exhibits:
         "protocols": (
             table.assign(seeds=len(of_runs)).round(4),
             "What the same weights are worth under each way of reporting; change against the honest one, "
-            f"its mean, lowest and highest over seeds{remark * _crops_are_whole_images(settings)}",
+            f"its mean, lowest and highest over seeds{remark * _crops_are_whole_images(settings, images)}",
         )
     }
 
@@ -462,12 +463,13 @@ def count_verdicts(found: dict[str, pd.DataFrame]) -> str:
     return ", ".join(f"{count} × {verdict}" for verdict, count in counts.items()) or "no claim to judge"
 
 
-def difference_of_protocols(settings: Profile, run: Run, draws: int = 400, pool: int = 8) -> pd.DataFrame:
+def difference_of_protocols(
+    settings: Profile, run: Run, images: ImageSet, draws: int = 400, pool: int = 8
+) -> pd.DataFrame:
     """From one run: how much choosing the epoch on the test set, and random test crops, change the number.
 
     Sets of 20 random crops per image are drawn, with replacement, from ``pool`` scored ones.
     """
-    images = experiments.Images(settings).of(run.settings)
     score = images.scores(images.rows("test"))
     scored_NP = score_random_crops(run, images, pool)
     rng = np.random.default_rng(settings.seed)

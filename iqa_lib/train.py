@@ -42,7 +42,7 @@ from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run, environment
+from iqa_lib.runs import Run
 
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
@@ -297,13 +297,6 @@ def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
         metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
     )
     numbers = metrics.report(test["prediction"], test["score"], curve, settings.bootstrap_samples)
-    content = io.BytesIO()
-    pd.concat(parts.values()).to_parquet(content, index=False)
-    paths.write_atomically(run.folder / "predictions.parquet", content.getvalue())
-    paths.write_atomically(run.folder / "run.json", json.dumps(run.config, indent=1))
-    paths.write_atomically(
-        run.folder / "environment.json", json.dumps(environment(device, seconds), indent=1)
-    )
     result = {
         "test": {name: interval._asdict() for name, interval in numbers.items()},
         "test_images": len(test),
@@ -312,4 +305,4 @@ def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "logistic": curve,
     }
-    paths.write_atomically(run.folder / "result.json", json.dumps(result, indent=1))
+    run.complete_with(pd.concat(parts.values()), result, device, seconds)
