@@ -9,7 +9,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import filelock
 import numpy as np
@@ -107,7 +109,7 @@ def maps_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> list[Tens
     """The backbone's four feature maps of uint8 crops, in the profile's precision."""
     device = model.backbone.mean.device
     with mixed_precision(settings, device):
-        image = model.backbone.normalize(crops_BCHW.to(device))
+        image = model.backbone.normalize(crops_BCHW.to(device, non_blocking=True))
         return model.backbone(image.contiguous(memory_format=torch.channels_last))
 
 
@@ -142,12 +144,14 @@ def predict_crops(
     model.eval()
     with torch.inference_mode():
         for stages in stage_batches(settings, model, images, crops, what):
-            scores.append(model.score_stages(stages).float().cpu())
+            scores.append(model.score_stages(stages).float())
             if model.last_attention_weights is not None:
-                alphas.append(model.last_attention_weights.float().cpu())
-    table = pd.DataFrame({"row": [c[0] for c in crops], "prediction": torch.cat(scores).double().numpy()})
+                alphas.append(model.last_attention_weights.float())
+    table = pd.DataFrame(
+        {"row": [c[0] for c in crops], "prediction": torch.cat(scores).double().cpu().numpy()}
+    )
     if alphas:
-        table[ALPHAS] = torch.cat(alphas).double().numpy()
+        table[ALPHAS] = torch.cat(alphas).double().cpu().numpy()
     return table
 
 
@@ -184,12 +188,26 @@ def stage_batches(
     """What the head reads of each batch of crops, in order; from the cache where the backbone is frozen."""
     features = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
     batch = EVALUATION_BATCH if features is None else CACHED_BATCH
-    for start in range(0, len(crops), batch):
-        part = slice(start, start + batch)
-        if features is None:
-            yield stages_of(settings, model, images.crops(crops[part], settings.crop_size))
-        else:
-            yield stages_from_cache(features[part], model)
+    parts = [slice(start, start + batch) for start in range(0, len(crops), batch)]
+    if features is not None:
+        for packed in ahead(lambda part: features[part], parts):
+            yield stages_from_cache(packed, model)
+    else:
+        for cut in ahead(lambda part: images.crops(crops[part], settings.crop_size), parts):
+            yield stages_of(settings, model, cut)
+
+
+def ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:
+    """``read`` of each item, in order; a thread reads the next while this one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            coming = thread.submit(read, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
 
 
 def stages_from_cache(features_NP: np.ndarray, model: BlindIQA) -> PooledStages:

@@ -16,6 +16,7 @@ import json
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -24,12 +25,15 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor
 
 from iqa_lib import metrics, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, load_images, random_crops
 from iqa_lib.errors import RunError
 from iqa_lib.evaluate import (
+    Crop,
+    ahead,
     crop_features,
     evaluation_crops,
     mixed_precision,
@@ -44,6 +48,8 @@ from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import Run
 
+# Reading a loss waits for the device: on a GPU, where that costs, for many at once.
+LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
 PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
@@ -101,13 +107,9 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
             )
     train_rows = rows_of["train"]
 
-    model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
-    if settings.protocol == "honest":
-        model.head.start_at(float(images.scores(train_rows).mean()))
-    optimizer = _optimizer(model, settings)
-    batches = math.ceil(len(train_rows) * settings.train_crops / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, optimizer, batches))
-    source = _FrozenBatches(settings, model, images, train_rows) if settings.freeze_backbone else None
+    loop = Loop.start(settings, images, accelerator)
+    model, optimizer, schedule = loop.model, loop.optimizer, loop.schedule
+    cached = FrozenBatches(settings, model, images, train_rows) if settings.freeze_backbone else None
 
     epochs: list[dict] = []
     best = {"srcc": -math.inf, "epoch": 0}
@@ -119,54 +121,16 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         schedule.load_state_dict(state["schedule"])
         epochs, best = state["epochs"], state["best"]
 
-    loss_function = combined(settings.loss, settings.ranking_weight)
     for epoch in range(len(epochs) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.patience and best["epoch"]:
             break
         # Dropout and drop path of this epoch, another in each process.
         set_seed(settings.seed * 1_000_003 + epoch + 7_919 * accelerator.process_index)
         rng = np.random.default_rng([settings.seed, epoch])
-        model.train()
-        if settings.freeze_backbone:
-            model.backbone.eval()
-        crops = source.crops if source else training_crops(settings, images, train_rows, rng)
-        order = rng.permutation(len(crops))
-        losses = []
-        bar = Progress(
-            range(0, len(order), settings.batch_size), desc=f"train: epoch {epoch}/{settings.epochs}"
+        crops = cached or ImageBatches(
+            settings, model, images, training_crops(settings, images, train_rows, rng), epoch
         )
-        for start in bar:
-            batch = order[start : start + settings.batch_size]
-            chosen = _share(batch, accelerator)
-            rows = np.array([crops[i][0] for i in chosen])
-            if source is not None:
-                stages = source.read(chosen)
-            else:
-                cut = images.crops([crops[i] for i in chosen], settings.crop_size)
-                cut = jitter_colours(cut, settings.colour_jitter, [(settings.seed, epoch, i) for i in chosen])
-                stages = stages_of(settings, model, cut)
-            label_B = torch.from_numpy(images.scores(rows)).to(accelerator.device)
-            with mixed_precision(settings, accelerator.device):
-                predicted_B = model.score_stages(stages)
-            loss = loss_function(predicted_B.float(), label_B)
-            if 1 < accelerator.num_processes <= len(batch):  # shares may differ by one image
-                loss = loss * (len(chosen) * accelerator.num_processes / len(batch))
-            if not torch.isfinite(loss):
-                raise RunError(
-                    f"The loss is {loss.item()} in epoch {epoch}, batch {start // settings.batch_size + 1} (images "
-                    f"{', '.join(images.table['image'].iloc[rows[:3]])}, …; learning rates {schedule.get_last_lr()}). "
-                    f"Lower learning_rate_backbone and learning_rate_head; the last good epoch is in {run.folder}."
-                )
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            _average_gradients(model, accelerator)
-            accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimizer.step()
-            schedule.step()
-            losses.append(accelerator.reduce(loss.detach(), "mean").item())
-            bar.show(loss=float(np.mean(losses[-20:])))
-
-        row = {"epoch": epoch, "train_loss": float(np.mean(losses))}
+        row = {"epoch": epoch, **train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)}
         for split in dict.fromkeys((chooser, "test")):
             crops = evaluation_crops(settings, images, rows_of[split], epoch)
             predicted = predict(settings, model, images, rows_of[split], split, crops)["prediction"]
@@ -218,19 +182,131 @@ def _average_gradients(model: BlindIQA, accelerator: Accelerator) -> None:
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
-class _FrozenBatches:
-    """Training batches from cached features: the same random crops of every image in each epoch."""
+class ImageBatches:
+    """Batches of crops cut from the images, through the backbone in every epoch.
+
+    Attributes:
+        labels: the score of each crop, (N,).
+        names: the image that each crop is of.
+    """
+
+    def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int):
+        self.settings, self.model, self.images, self.crops, self.epoch = settings, model, images, crops, epoch
+        rows = np.array([crop[0] for crop in crops])
+        self.labels, self.names = images.scores(rows), images.table["image"].iloc[rows]
+
+    def read(self, chosen: np.ndarray) -> Tensor:
+        """uint8 (B, 3, H, W), in the memory of the processor; for any thread."""
+        cut = self.images.crops([self.crops[i] for i in chosen], self.settings.crop_size)
+        seeds = [(self.settings.seed, self.epoch, i) for i in chosen]
+        cut = jitter_colours(cut, self.settings.colour_jitter, seeds)
+        return cut.pin_memory() if torch.cuda.is_available() else cut
+
+    def stages(self, cut_BCHW: Tensor) -> PooledStages:
+        return stages_of(self.settings, self.model, cut_BCHW)
+
+
+class FrozenBatches(ImageBatches):
+    """Batches from cached features: the same random crops of every image in each epoch."""
 
     def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray):
-        rng = np.random.default_rng(CACHED_EPOCHS)
-        self.crops = training_crops(settings, images, rows, rng)
+        crops = training_crops(settings, images, rows, np.random.default_rng(CACHED_EPOCHS))
+        super().__init__(settings, model, images, crops, CACHED_EPOCHS)
         self.features = crop_features(
-            settings, model, images, self.crops, "training crops", settings.colour_jitter
+            settings, model, images, crops, "training crops", settings.colour_jitter
         )
-        self.model = model
 
-    def read(self, chosen: np.ndarray) -> PooledStages:
-        return stages_from_cache(self.features[chosen], self.model)
+    def read(self, chosen: np.ndarray) -> np.ndarray:
+        return self.features[chosen]
+
+    def stages(self, features_NP: np.ndarray) -> PooledStages:
+        return stages_from_cache(features_NP, self.model)
+
+
+@dataclass
+class Loop:
+    """What a training epoch changes, and how."""
+
+    settings: Profile
+    model: BlindIQA
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    accelerator: Accelerator
+
+    @classmethod
+    def start(cls, settings: Profile, images: ImageSet, accelerator: Accelerator | None = None) -> Loop:
+        """Before the first step."""
+        accelerator, rows = accelerator or Accelerator(), images.rows("train")
+        model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
+        if settings.protocol == "honest":
+            model.head.start_at(float(images.scores(rows).mean()))
+        optimizer = _optimizer(model, settings)
+        batches = math.ceil(len(rows) * settings.train_crops / settings.batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, optimizer, batches))
+        return cls(settings, model, optimizer, schedule, accelerator)
+
+    def step(self, stages: PooledStages, label_B: Tensor, scale: float) -> Tensor:
+        """The loss of one batch, after learning from it; no wait for the device."""
+        with mixed_precision(self.settings, self.accelerator.device):
+            predicted_B = self.model.score_stages(stages)
+        loss = (
+            combined(self.settings.loss, self.settings.ranking_weight)(predicted_B.float(), label_B) * scale
+        )
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        _average_gradients(self.model, self.accelerator)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return self.accelerator.reduce(loss.detach(), "mean")
+
+
+def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) -> dict[str, float]:
+    """Learn from all ``crops`` in this order; the next batch is cut while the network works on this one.
+
+    Returns:
+        ``train_loss``, ``train_seconds`` and ``data_wait``, the share of them spent waiting for a batch.
+
+    Raises:
+        RunError: the loss of a batch is no number.
+    """
+    settings, accelerator = loop.settings, loop.accelerator
+    loop.model.train()
+    if settings.freeze_backbone:
+        loop.model.backbone.eval()
+    batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
+    shares = [_share(batch, accelerator) for batch in batches]
+    losses, unread, waited, started = [], [], 0.0, time.monotonic()
+    bar = Progress(
+        ahead(crops.read, shares), desc=f"train: epoch {epoch}/{settings.epochs}", total=len(batches)
+    )
+    asked = started
+    for number, data in enumerate(bar):
+        waited += time.monotonic() - asked
+        batch, chosen = batches[number], shares[number]
+        label_B = torch.from_numpy(crops.labels[chosen]).to(accelerator.device, non_blocking=True)
+        shared = 1 < accelerator.num_processes <= len(batch)  # shares may differ by one image
+        scale = len(chosen) * accelerator.num_processes / len(batch) if shared else 1.0
+        unread.append(loop.step(crops.stages(data), label_B, scale))
+        if len(unread) == LOSSES_AT_ONCE or number == len(batches) - 1:
+            losses += torch.stack(unread).tolist()
+            unread.clear()
+            if not np.isfinite(losses).all():
+                _refuse(losses, batches, crops, loop, epoch)
+            bar.show(loss=float(np.mean(losses[-20:])))
+        asked = time.monotonic()
+    seconds = asked - started
+    return {"train_loss": float(np.mean(losses)), "train_seconds": seconds, "data_wait": waited / seconds}
+
+
+def _refuse(losses: list[float], batches: list[np.ndarray], crops: ImageBatches, loop: Loop, epoch: int):
+    first = int(np.flatnonzero(~np.isfinite(losses))[0])
+    raise RunError(
+        f"The loss is {losses[first]} in epoch {epoch}, batch {first + 1} (images "
+        f"{', '.join(crops.names.iloc[batches[first][:3]])}, …; learning rates {loop.schedule.get_last_lr()}). "
+        f"Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
+        f"run it again to go on from there."
+    )
 
 
 def training_crops(settings: Profile, images: ImageSet, rows: np.ndarray, rng: np.random.Generator) -> list:

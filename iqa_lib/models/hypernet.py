@@ -127,7 +127,7 @@ class HyperNetwork(nn.Module):
         layers = []
         for weight, bias in zip(self.weights, self.biases, strict=True):
             b = bias(mean)
-            layers.append((weight(content).reshape(len(b), b.shape[1], -1), b))
+            layers.append((weight(content).reshape(*b.shape, -1), b))
         return [*layers, (self.last_weight(mean).unsqueeze(1), self.last_bias(mean))]
 
 

@@ -1,0 +1,332 @@
+"""What a model costs: arithmetic, time and memory, measured on this machine beside the paper's column.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils import benchmark
+
+from iqa_lib import experiments, metrics, study, tables
+from iqa_lib.data.crops import ImageSet, grid_crops
+from iqa_lib.evaluate import EVALUATION_BATCH, predict, stages_of
+from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
+from iqa_lib.models.smart_iqa import BlindIQA, fastest_device
+from iqa_lib.plan import size_of
+from iqa_lib.profile import Profile
+from iqa_lib.progress import Progress
+from iqa_lib.runs import Run
+from iqa_lib.train import ImageBatches, Loop, build_model, train_epoch, training_crops
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+SHORTEST_RUN = 0.4  # seconds that a latency is measured for, at the least
+CALIBRATION_CROPS = 64  # training crops that INT8's ranges are measured on
+
+
+def machine() -> str:
+    """What the times belong to, in words."""
+    device = fastest_device()
+    name = (
+        torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    )
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def models(settings: Profile) -> dict[str, Profile]:
+    """Settings of the profile's sizes and of its HyperIQA, by name."""
+    main = [v for v in experiments.variants(settings, "main") if v.label == "HyperIQA"]
+    chosen = [*main, *experiments.variants(settings, "model_sizes")]
+    return {v.label: experiments.settings_of(settings, v, settings.seed) for v in chosen}
+
+
+def costs(settings: Profile, compiled: bool = False) -> pd.DataFrame:
+    """Parameters, multiply–accumulates and time of one crop, per model and precision; the paper's column beside.
+
+    Weights are random: they cost the same. Latency is the median over single crops and its quartiles; the rate is
+    that of the best batch.
+
+    Args:
+        compiled: measure `torch.compile` too; it takes up to a minute per model before the first score.
+    """
+    published = tables.paper("complexity").set_index("model")
+    rows = []
+    for label, of_model in Progress(models(settings).items(), desc="latency"):
+        parameters, flop = size_of(of_model)
+        model = _random(of_model)
+        name = "HyperIQA (ResNet-50)" if label == "HyperIQA" else label
+        paper = published.loc[name] if name in published.index else {}
+        for precision, score in _engines(of_model, model, compiled):
+            row = {
+                "model": label,
+                "backbone": of_model.backbone,
+                "precision": precision,
+                "parameters (M)": parameters / 1e6,
+                "GMAC": flop / 2e9,
+            }
+            row |= _times(score, of_model.crop_size)
+            as_published = precision == "float32"
+            row["paper: GMAC"] = paper.get("flops_g", np.nan)
+            row["paper: latency (ms)"] = (
+                paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if as_published else np.nan
+            )
+            rows.append(row)
+    return pd.DataFrame(rows).round(3)
+
+
+def _random(settings: Profile) -> BlindIQA:
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model_copy(update={"pretrained": False})).eval()
+    return model.to(fastest_device(), memory_format=torch.channels_last)
+
+
+def _engines(settings: Profile, model: BlindIQA, compiled: bool) -> Iterator[tuple[str, Callable]]:
+    """Name and function (crops to scores) of each way to run a model."""
+    for precision in ("float32", "bf16"):
+        yield precision, _scorer(settings.model_copy(update={"precision": precision}), model)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
+        yield "float32, ONNX Runtime", _on_cpu(OnnxScorer(plain))
+        noise = np.random.default_rng(0).integers(0, 256, _shape(8, settings.crop_size), dtype=np.uint8)
+        yield "INT8, ONNX Runtime", _on_cpu(OnnxScorer(to_int8(plain, Path(folder) / "int8.onnx", [noise])))
+    if compiled:
+        for precision in ("float32", "bf16"):
+            faster = _random(settings)
+            faster.backbone.net.compile()
+            yield (
+                f"{precision}, compiled",
+                _scorer(settings.model_copy(update={"precision": precision}), faster),
+            )
+
+
+def _shape(batch: int, size: int) -> tuple[int, int, int, int]:
+    return batch, 3, size, size
+
+
+def _scorer(settings: Profile, model: BlindIQA) -> Callable[[Tensor], Tensor]:
+    def score(crops_BCHW: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model.score_stages(stages_of(settings, model, crops_BCHW))
+
+    return score
+
+
+def _on_cpu(scorer: OnnxScorer) -> Callable[[Tensor], np.ndarray]:
+    return lambda crops_BCHW: scorer(crops_BCHW.cpu().numpy())
+
+
+def _times(score: Callable, size: int) -> dict[str, float]:
+    """Latency of one crop in ms with its quartiles, and crops per second at the best batch."""
+    single = _measure(score, 1, size)
+    rates = {batch: batch / _measure(score, batch, size).median for batch in (4, 16)}
+    rates[1] = 1 / single.median
+    best = max(rates, key=rates.get)
+    quartiles = np.quantile(single.times, (0.25, 0.75)) * 1e3
+    return {
+        "latency (ms)": single.median * 1e3,
+        "25 %": quartiles[0],
+        "75 %": quartiles[1],
+        "crops/s": rates[best],
+        "at batch": best,
+    }
+
+
+def _measure(score: Callable, batch: int, size: int) -> benchmark.Measurement:
+    crops = torch.randint(0, 256, _shape(batch, size), dtype=torch.uint8).to(fastest_device())
+    score(crops)
+    timer = benchmark.Timer(
+        "score(crops)", globals={"score": score, "crops": crops}, num_threads=torch.get_num_threads()
+    )
+    return timer.blocked_autorange(min_run_time=SHORTEST_RUN)
+
+
+# --- memory and time per batch size -----------------------------------------------------------------------
+
+
+def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
+    """Peak memory and rate of scoring and of training with each batch size, per model.
+
+    Each model works in a process of its own, from small to large batches, so that the peak is that of the batch;
+    a batch that does not fit ends the column. Memory is what the process takes (on a GPU: what torch allocates)
+    beyond the model itself.
+    """
+    rows = []
+    jobs = [(label, s, training) for label, s in models(settings).items() for training in (False, True)]
+    for label, of_model, training in Progress(jobs, desc="memory"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            measured = child.submit(_batches_of, of_model, training, largest).result()
+        work = "training" if training else "scoring"
+        rows += [{"model": label, "backbone": of_model.backbone, "work": work, **row} for row in measured]
+    return pd.DataFrame(rows).round(3)
+
+
+def _batches_of(settings: Profile, training: bool, largest: int) -> list[dict[str, float]]:
+    model = _random(settings).train(training)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    before, rows = _peak_memory(), []
+    for batch in (b for b in BATCHES if b <= largest):
+        crops = torch.randint(0, 256, _shape(batch, settings.crop_size), dtype=torch.uint8)
+        try:
+            seconds = [_one_batch(settings, model, optimizer, crops, training) for _ in range(2)][-1]
+        except torch.OutOfMemoryError:
+            break
+        rows.append({"batch": batch, "memory (GB)": _peak_memory() - before, "crops/s": batch / seconds})
+    return rows
+
+
+def _one_batch(settings: Profile, model: BlindIQA, optimizer, crops_BCHW: Tensor, training: bool) -> float:
+    started = time.perf_counter()
+    with torch.set_grad_enabled(training):
+        loss = model.score_stages(stages_of(settings, model, crops_BCHW)).mean()
+    if training:
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    loss.item()  # waits for the device
+    return time.perf_counter() - started
+
+
+def _peak_memory() -> float:
+    """GB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux keeps getrusage's peak from the parent process
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+
+
+# --- what a lower precision costs in accuracy -------------------------------------------------------------
+
+
+def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
+    """A trained run's test SRCC in float32, bf16 and INT8, and how fast it scores in each.
+
+    INT8 is static: its ranges are measured on training images, by ONNX Runtime.
+    """
+    rows = images.rows("test")
+    crops = grid_crops(images, rows, settings.crop_size)
+    model, score = run.load_model(), images.scores(rows)
+    whole = run.settings.model_copy(update={"freeze_backbone": False})
+    predicted, seconds = {}, {}
+    for precision in ("float32", "bf16"):
+        started = time.perf_counter()
+        wanted = whole.model_copy(update={"precision": precision})
+        predicted[precision] = predict(wanted, model, images, rows, precision, crops)["prediction"].to_numpy()
+        seconds[precision] = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
+        ranges = _calibration(settings, images)
+        engines = {
+            "float32, ONNX Runtime": plain,
+            "INT8, ONNX Runtime": to_int8(plain, Path(folder) / "8", ranges),
+        }
+        for name, file in engines.items():
+            scorer, started = OnnxScorer(file), time.perf_counter()
+            parts = [
+                scorer(images.crops(crops[i : i + EVALUATION_BATCH], settings.crop_size).numpy())
+                for i in Progress(range(0, len(crops), EVALUATION_BATCH), desc=name)
+            ]
+            table = pd.DataFrame({"row": [c[0] for c in crops], "prediction": np.concatenate(parts)})
+            predicted[name] = table.groupby("row")["prediction"].mean().loc[rows].to_numpy()
+            seconds[name] = time.perf_counter() - started
+    return pd.DataFrame(
+        {
+            "precision": predicted.keys(),
+            "n": len(rows),
+            "SRCC": [metrics.srcc(p, score) for p in predicted.values()],
+            "change": [
+                metrics.srcc(p, score) - metrics.srcc(predicted["float32"], score) for p in predicted.values()
+            ],
+            "largest change of a score": [np.abs(p - predicted["float32"]).max() for p in predicted.values()],
+            "crops/s": [len(crops) / s for s in seconds.values()],
+            "time, share of float32": [s / seconds["float32"] for s in seconds.values()],
+        }
+    ).round(4)
+
+
+def _calibration(settings: Profile, images: ImageSet) -> list[np.ndarray]:
+    rows = images.rows("train")
+    chosen = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION_CROPS, len(rows))).astype(int)]
+    crops = grid_crops(images, chosen, settings.crop_size)[:CALIBRATION_CROPS]
+    return [images.crops(crops[i : i + 8], settings.crop_size).numpy() for i in range(0, len(crops), 8)]
+
+
+# --- accuracy beside cost, and growth ---------------------------------------------------------------------
+
+
+def accuracy_beside_cost(settings: Profile, table: pd.DataFrame) -> pd.DataFrame:
+    """Test SRCC of the stored runs of each model (not trained here) beside its cost in ``table`` (`costs`)."""
+    runs = experiments.results(settings, "model_sizes", train_missing=False)
+    runs |= experiments.results(settings, "main", only=["HyperIQA"], train_missing=False)
+    if not runs:
+        return pd.DataFrame()
+    kept = ["variant", "n", "seeds", "SRCC", "95 % low", "95 % high"]
+    in_float32 = table[table["precision"] == "float32"]
+    return in_float32.merge(
+        study.measured(settings, runs)[kept].rename(columns={"variant": "model"}), on="model"
+    )[["model", "backbone", "GMAC", "latency (ms)", "crops/s", *kept[1:]]]
+
+
+def growth(settings: Profile, numbers: tuple[int, ...] = (250, 500, 1000, 2000)) -> pd.DataFrame:
+    """Seconds of a training epoch over more and more images, and over more and more crops of each.
+
+    A Swin of 0.8 M parameters on 32 px: what grows is the workbook's own work beside it as much as the network's.
+    """
+    small = settings.model_copy(
+        update={
+            "backbone": "swin_test",
+            "method": "smart_iqa",
+            "pretrained": False,
+            "freeze_backbone": False,
+            "crop_size": 32,
+            "batch_size": 32,
+            "train_crops": 1,
+        }
+    )
+    wanted = [("images", n, 1) for n in numbers] + [("crops per image", numbers[0], c) for c in (1, 2, 4, 8)]
+    rows = []
+    epoch_seconds(Loop.start(small, noise_images(64, 64)), noise_images(64, 64))  # warm-up
+    for what, number, crops in Progress(wanted, desc="growth"):
+        images = noise_images(number, 64)
+        of_size = small.model_copy(update={"train_crops": crops})
+        loop = Loop.start(of_size, images)
+        rows.append(
+            {
+                "what grows": what,
+                "images": number,
+                "crops per image": crops,
+                "crops": number * crops,
+                "seconds": epoch_seconds(loop, images),
+            }
+        )
+    return pd.DataFrame(rows).round(3)
+
+
+def epoch_seconds(loop: Loop, images: ImageSet) -> float:
+    rng = np.random.default_rng(0)
+    crops = training_crops(loop.settings, images, images.rows("train"), rng)
+    batches = ImageBatches(loop.settings, loop.model, images, crops, 1)
+    return train_epoch(loop, batches, rng.permutation(len(crops)), 1)["train_seconds"]
+
+
+def noise_images(number: int, side: int) -> ImageSet:
+    """Square images of noise with scores, all for training."""
+    pixels = np.random.default_rng(0).integers(0, 256, number * side * side * 3, dtype=np.uint8)
+    table = pd.DataFrame(
+        {"image": [f"{i}" for i in range(number)], "score": np.arange(number) % 101, "split": "train"}
+    )
+    return ImageSet(table, pixels, np.full((number, 2), side), "noise")

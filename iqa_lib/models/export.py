@@ -1,0 +1,107 @@
+"""A trained model as ONNX, in float32 or INT8, for engines other than PyTorch.
+
+Shape suffixes: B batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from iqa_lib.models.smart_iqa import BlindIQA
+
+INPUT, OUTPUT = "crops", "score"
+
+
+class _CropsToScores(nn.Module):
+    def __init__(self, model: BlindIQA):
+        super().__init__()
+        self.model = model
+
+    def forward(self, crops_B3HW: Tensor) -> Tensor:
+        return self.model.head(self.model.stages(self.model.backbone.normalize(crops_B3HW)))[0]
+
+
+def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
+    """Write the model as ONNX: ``crops`` uint8 (B, 3, crop_size, crop_size), RGB, to ``score`` (B,)."""
+    model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
+    example = torch.zeros(2, 3, crop_size, crop_size, dtype=torch.uint8)
+    with _quiet():
+        torch.onnx.export(
+            model,
+            (example,),
+            str(path),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 16)},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    return Path(path)
+
+
+def to_int8(onnx_file: str | Path, path: str | Path, batches: Iterable[np.ndarray]) -> Path:
+    """Quantise an ONNX model statically: INT8 weights per channel, INT8 activations in the ranges that they take.
+
+    Args:
+        batches: uint8 (B, 3, H, W) crops that those ranges are measured on.
+    """
+
+    class Batches(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.waiting = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.waiting, None)
+            return None if batch is None else {INPUT: batch}
+
+    prepared = Path(path).with_suffix(".prepared.onnx")
+    with _quiet():
+        quant_pre_process(str(onnx_file), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            Batches(),
+            per_channel=True,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        )
+    prepared.unlink()
+    return Path(path)
+
+
+class OnnxScorer:
+    """An ONNX file that scores crops: uint8 (B, 3, H, W) to (B,), on the processor."""
+
+    def __init__(self, path: str | Path):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, crops_B3HW: np.ndarray) -> np.ndarray:
+        return self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(crops_B3HW)})[0]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps the exporter's and the quantiser's remarks on their own inner workings off the screen."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger().setLevel(level)
