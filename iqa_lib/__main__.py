@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_train(commands)
+    _add_bench(commands)
     _add_data(commands)
     options = parser.parse_args(arguments)
     try:
@@ -81,6 +82,37 @@ def _train(options: argparse.Namespace) -> int:
             scores = ", ".join(f"{run.result['test']['SRCC']['value']:.4f}" for run in runs)
             print(f"{name}: {label}: test SRCC {scores}")
     return 0
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    bench = commands.add_parser(
+        "bench", help="time and memory of the profile's models on this machine, and against the plain way"
+    )
+    bench.add_argument("--compiled", action="store_true", help="torch.compile too: about a minute a model")
+    bench.add_argument("--largest-batch", type=int, default=64, metavar="N", help="to measure memory up to")
+    _add_settings(bench)
+    bench.set_defaults(act=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    import subprocess
+
+    from iqa_lib import bench, paths
+
+    print(f"{settings.profile} on {bench.machine()}")
+    for table in (
+        bench.costs(settings, options.compiled),
+        bench.batch_sizes(settings, options.largest_batch),
+    ):
+        print(f"\n{table.to_string(index=False)}\n", flush=True)
+    plain = paths.CHECKOUT / "benchmarks" / "plain.py"
+    if not plain.is_file():
+        print(
+            "Against the plain way: measured by benchmarks/plain.py of a checkout; this is an installed package."
+        )
+        return 0
+    return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -547,3 +547,91 @@ def local_maps(image: np.ndarray, quality: np.ndarray, added: np.ndarray, title:
     for axis in axes:
         axis.axis("off")
     return figure
+
+
+def accuracy_and_cost(table: pd.DataFrame) -> Figure:
+    """Test SRCC with its interval against arithmetic and against latency, a point per model."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
+    markers = itertools.cycle("osD^vP")
+    for (number, row), marker in zip(table.reset_index(drop=True).iterrows(), markers, strict=False):
+        error = [[row["SRCC"] - row["95 % low"]], [row["95 % high"] - row["SRCC"]]]
+        for axis, cost in zip(axes, ("GMAC", "latency (ms)"), strict=True):
+            axis.errorbar(
+                row[cost],
+                row["SRCC"],
+                error,
+                marker=marker,
+                color=COLOURS[number],
+                capsize=3,
+                label=row["model"],
+            )
+    axes[0].set(xlabel="multiply–accumulates of a crop (10⁹)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
+    axes[1].set(xlabel="median latency of a crop (ms), float32")
+    for axis in axes:
+        axis.set_xlim(0, None)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def latencies(table: pd.DataFrame) -> Figure:
+    """Median time of one crop with its quartiles, per model and way to run it."""
+    models, ways = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["precision"]))
+    figure, axis = plt.subplots(figsize=(8, 0.22 * len(models) * len(ways) + 1.2))
+    height = 0.8 / len(ways)
+    for number, way in enumerate(ways):
+        rows = table[table["precision"] == way].set_index("model").reindex(models)
+        y = np.arange(len(models)) + (number - (len(ways) - 1) / 2) * height
+        spread = [rows["latency (ms)"] - rows["25 %"], rows["75 %"] - rows["latency (ms)"]]
+        axis.barh(
+            y, rows["latency (ms)"], height, xerr=spread, color=COLOURS[number], label=way, ecolor="0.2"
+        )
+    backbones = table.drop_duplicates("model")["backbone"].str.removeprefix("tf_").str.split(".").str[0]
+    axis.set_yticks(range(len(models)), [f"{m}\n{b}" for m, b in zip(models, backbones, strict=True)])
+    axis.invert_yaxis()
+    axis.set(xlabel="time of one crop (ms): median, quartiles")
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def growth(table: pd.DataFrame) -> Figure:
+    """Seconds of a training epoch over the number of images, and over crops per image; dashed: linear."""
+    kinds = list(dict.fromkeys(table["what grows"]))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(8, 3))
+    for axis, kind in zip(axes, kinds, strict=True):
+        rows = table[table["what grows"] == kind]
+        column = "images" if kind == "images" else "crops per image"
+        axis.plot(rows[column], rows["seconds"], marker="o", color=COLOURS[0], label="measured")
+        largest = rows.iloc[-1]
+        axis.plot(
+            [0, largest[column]], [0, largest["seconds"]], ls="--", lw=1, color="0.5", label="in proportion"
+        )
+        fixed = (
+            f"{rows['crops per image'].iloc[0]} crop per image"
+            if kind == "images"
+            else f"{rows['images'].iloc[0]} images"
+        )
+        axis.set(xlabel=f"{kind} ({fixed})", ylabel="seconds an epoch", xlim=(0, None), ylim=(0, None))
+        axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def batch_sizes(table: pd.DataFrame) -> Figure:
+    """Peak memory and crops per second against the batch size, for scoring and training."""
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True)
+    for column, work in enumerate(dict.fromkeys(table["work"])):
+        for number, (model, rows) in enumerate(table[table["work"] == work].groupby("model", sort=False)):
+            for row, what in enumerate(("memory (GB)", "crops/s")):
+                axes[row, column].plot(
+                    rows["batch"], rows[what], marker="o", ms=4, color=COLOURS[number], label=model
+                )
+                axes[row, column].set(ylabel=what, ylim=(0, None))
+        axes[0, column].set_title(work)
+        axes[1, column].set_xlabel("crops in a batch")
+        axes[1, column].set_xscale("log", base=2)
+    axes[1, 1].xaxis.set_major_formatter("{x:.0f}")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure

@@ -77,6 +77,8 @@ def to_int8(onnx_file: str | Path, path: str | Path, batches: Iterable[np.ndarra
             Batches(),
             per_channel=True,
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            # not the products of two activations, among them the target network: its weights differ per image
+            extra_options={"MatMulConstBOnly": True},
         )
     prepared.unlink()
     return Path(path)
