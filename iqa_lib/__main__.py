@@ -88,7 +88,6 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     bench = commands.add_parser(
         "bench", help="time and memory of the profile's models on this machine, and against the plain way"
     )
-    bench.add_argument("--compiled", action="store_true", help="torch.compile too: about a minute a model")
     bench.add_argument("--largest-batch", type=int, default=64, metavar="N", help="to measure memory up to")
     _add_settings(bench)
     bench.set_defaults(act=_bench)
@@ -102,7 +101,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     print(f"{settings.profile} on {bench.machine()}")
     for table in (
-        bench.costs(settings, options.compiled),
+        bench.costs(settings, full=True),
         bench.batch_sizes(settings, options.largest_batch),
     ):
         print(f"\n{table.to_string(index=False)}\n", flush=True)

@@ -33,7 +33,10 @@ from iqa_lib.runs import Run
 from iqa_lib.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-SHORTEST_RUN = 0.4  # seconds that a latency is measured for, at the least
+RATED_BATCHES = (1, 4, 16)
+ROUNDS = 3
+SHORTEST_RUN = 0.2  # seconds that a time is measured for in each round, at the least
+FLOAT_ONNX, INT8_ONNX = "float32, ONNX Runtime", "INT8, ONNX Runtime"
 CALIBRATION_CROPS = 64  # training crops that INT8's ranges are measured on
 
 
@@ -53,14 +56,14 @@ def models(settings: Profile) -> dict[str, Profile]:
     return {v.label: experiments.settings_of(settings, v, settings.seed) for v in chosen}
 
 
-def costs(settings: Profile, compiled: bool = False) -> pd.DataFrame:
+def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
     """Parameters, multiply–accumulates and time of one crop, per model and precision; the paper's column beside.
 
     Weights are random: they cost the same. Latency is the median over single crops and its quartiles; the rate is
     that of the best batch.
 
     Args:
-        compiled: measure `torch.compile` too; it takes up to a minute per model before the first score.
+        full: measure also ONNX Runtime, INT8 and `torch.compile`, up to two minutes more per model.
     """
     published = tables.paper("complexity").set_index("model")
     rows = []
@@ -69,7 +72,7 @@ def costs(settings: Profile, compiled: bool = False) -> pd.DataFrame:
         model = _random(of_model)
         name = "HyperIQA (ResNet-50)" if label == "HyperIQA" else label
         paper = published.loc[name] if name in published.index else {}
-        for precision, score in _engines(of_model, model, compiled):
+        for precision, measured in _times(dict(_engines(of_model, model, full)), of_model.crop_size).items():
             row = {
                 "model": label,
                 "backbone": of_model.backbone,
@@ -77,7 +80,7 @@ def costs(settings: Profile, compiled: bool = False) -> pd.DataFrame:
                 "parameters (M)": parameters / 1e6,
                 "GMAC": flop / 2e9,
             }
-            row |= _times(score, of_model.crop_size)
+            row |= measured
             as_published = precision == "float32"
             row["paper: GMAC"] = paper.get("flops_g", np.nan)
             row["paper: latency (ms)"] = (
@@ -93,23 +96,22 @@ def _random(settings: Profile) -> BlindIQA:
     return model.to(fastest_device(), memory_format=torch.channels_last)
 
 
-def _engines(settings: Profile, model: BlindIQA, compiled: bool) -> Iterator[tuple[str, Callable]]:
+def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[str, Callable]]:
     """Name and function (crops to scores) of each way to run a model."""
-    for precision in ("float32", "bf16"):
-        yield precision, _scorer(settings.model_copy(update={"precision": precision}), model)
+    as_settings = {p: settings.model_copy(update={"precision": p}) for p in ("float32", "bf16")}
+    for precision, wanted in as_settings.items():
+        yield precision, _scorer(wanted, model)
+    if not full:
+        return
+    for precision, wanted in as_settings.items():
+        faster = _random(settings)
+        faster.backbone.net.compile()
+        yield f"{precision}, compiled", _scorer(wanted, faster)
     with tempfile.TemporaryDirectory() as folder:
         plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
-        yield "float32, ONNX Runtime", _on_cpu(OnnxScorer(plain))
+        yield FLOAT_ONNX, _on_cpu(OnnxScorer(plain))
         noise = np.random.default_rng(0).integers(0, 256, _shape(8, settings.crop_size), dtype=np.uint8)
-        yield "INT8, ONNX Runtime", _on_cpu(OnnxScorer(to_int8(plain, Path(folder) / "int8.onnx", [noise])))
-    if compiled:
-        for precision in ("float32", "bf16"):
-            faster = _random(settings)
-            faster.backbone.net.compile()
-            yield (
-                f"{precision}, compiled",
-                _scorer(settings.model_copy(update={"precision": precision}), faster),
-            )
+        yield INT8_ONNX, _on_cpu(OnnxScorer(to_int8(plain, Path(folder) / "int8.onnx", [noise])))
 
 
 def _shape(batch: int, size: int) -> tuple[int, int, int, int]:
@@ -128,29 +130,34 @@ def _on_cpu(scorer: OnnxScorer) -> Callable[[Tensor], np.ndarray]:
     return lambda crops_BCHW: scorer(crops_BCHW.cpu().numpy())
 
 
-def _times(score: Callable, size: int) -> dict[str, float]:
-    """Latency of one crop in ms with its quartiles, and crops per second at the best batch."""
-    single = _measure(score, 1, size)
-    rates = {batch: batch / _measure(score, batch, size).median for batch in (4, 16)}
-    rates[1] = 1 / single.median
-    best = max(rates, key=rates.get)
-    quartiles = np.quantile(single.times, (0.25, 0.75)) * 1e3
-    return {
-        "latency (ms)": single.median * 1e3,
-        "25 %": quartiles[0],
-        "75 %": quartiles[1],
-        "crops/s": rates[best],
-        "at batch": best,
-    }
+def _times(ways: dict[str, Callable], size: int) -> dict[str, dict[str, float]]:
+    """Latency of one crop in ms with its quartiles, and crops per second at the best batch; the ways in turn."""
+    times: dict[tuple[str, int], list[float]] = {(way, batch): [] for way in ways for batch in RATED_BATCHES}
+    for _ in range(ROUNDS):
+        for (way, batch), found in times.items():
+            found += _measure(ways[way], batch, size)
+    table = {}
+    for way in ways:
+        rates = {batch: batch / np.median(times[way, batch]) for batch in RATED_BATCHES}
+        best = max(rates, key=rates.get)
+        low, median, high = np.quantile(times[way, 1], (0.25, 0.5, 0.75)) * 1e3
+        table[way] = {
+            "latency (ms)": median,
+            "25 %": low,
+            "75 %": high,
+            "crops/s": rates[best],
+            "at batch": best,
+        }
+    return table
 
 
-def _measure(score: Callable, batch: int, size: int) -> benchmark.Measurement:
+def _measure(score: Callable, batch: int, size: int) -> list[float]:
     crops = torch.randint(0, 256, _shape(batch, size), dtype=torch.uint8).to(fastest_device())
     score(crops)
     timer = benchmark.Timer(
         "score(crops)", globals={"score": score, "crops": crops}, num_threads=torch.get_num_threads()
     )
-    return timer.blocked_autorange(min_run_time=SHORTEST_RUN)
+    return timer.blocked_autorange(min_run_time=SHORTEST_RUN).times
 
 
 # --- memory and time per batch size -----------------------------------------------------------------------
@@ -231,8 +238,8 @@ def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
         plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
         ranges = _calibration(settings, images)
         engines = {
-            "float32, ONNX Runtime": plain,
-            "INT8, ONNX Runtime": to_int8(plain, Path(folder) / "8", ranges),
+            FLOAT_ONNX: plain,
+            INT8_ONNX: to_int8(plain, Path(folder) / "8", ranges),
         }
         for name, file in engines.items():
             scorer, started = OnnxScorer(file), time.perf_counter()
@@ -335,7 +342,7 @@ def noise_images(number: int, side: int) -> ImageSet:
 def headline(precisions: pd.DataFrame) -> str:
     """What INT8 costs and gains, in a line."""
     table = precisions.set_index("precision")
-    int8, plain = table.loc["INT8, ONNX Runtime"], table.loc["float32, ONNX Runtime"]
+    int8, plain = table.loc[INT8_ONNX], table.loc[FLOAT_ONNX]
     return (
         f"INT8: SRCC {int8['change']:+.3f}, {int8['crops/s'] / plain['crops/s']:.1f} times the speed of float32 "
         f"in the same engine"

@@ -1,0 +1,102 @@
+"""What the workbook says of cost, precision and other engines."""
+
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from iqa_lib import bench
+from iqa_lib.data.crops import load_images
+from iqa_lib.evaluate import ahead
+from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
+from iqa_lib.models.smart_iqa import SmartIQA
+from iqa_lib.profile import load_profile
+from iqa_lib.train import train
+
+
+def crops(number, size=64):
+    return torch.from_numpy(
+        np.random.default_rng(1).integers(0, 256, (number, 3, size, size), dtype=np.uint8)
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SmartIQA(backbone="swin_test", pretrained=False, image_size=64).eval()
+
+
+def test_onnx_gives_the_same_scores_for_any_number_of_crops(model, tmp_path):
+    device = next(model.parameters()).device
+    scorer = OnnxScorer(to_onnx(model, tmp_path / "model.onnx", 64))
+    for number in (1, 3, 17):
+        with torch.inference_mode():
+            expected = model(model.backbone.normalize(crops(number).to(device))).cpu().numpy()
+        np.testing.assert_allclose(scorer(crops(number).numpy()), expected, atol=1e-3)
+
+
+def test_int8_is_smaller_and_still_ranks_images_as_before(tmp_path):
+    torch.manual_seed(0)
+    lite = SmartIQA(backbone="tf_efficientnet_lite0", pretrained=False, image_size=64).eval()
+    plain = to_onnx(lite, tmp_path / "plain.onnx", 64)
+    quantised = to_int8(plain, tmp_path / "int8.onnx", [crops(8).numpy()])
+    assert quantised.stat().st_size < 0.4 * plain.stat().st_size
+    assert not list(tmp_path.glob("*prepared*"))
+    assert np.isfinite(OnnxScorer(quantised)(crops(4).numpy())).all()
+
+
+def test_costs_have_a_row_per_model_and_precision_with_the_papers_beside(monkeypatch):
+    monkeypatch.setattr(bench, "SHORTEST_RUN", 0.01)
+    table = bench.costs(load_profile("smoke"))
+    assert set(table["model"]) == {"HyperIQA", "SMART-Base"}
+    assert set(table["precision"]) == {"float32", "bf16"}
+    assert (table["25 %"] <= table["latency (ms)"]).all() and (table["latency (ms)"] <= table["75 %"]).all()
+    assert table.set_index(["model", "precision"])["paper: latency (ms)"]["SMART-Base", "float32"] == 10.06
+
+
+@pytest.mark.slow
+def test_memory_is_measured_per_batch_and_training_takes_more_than_scoring(monkeypatch):
+    settings = load_profile("smoke", crop_size=128, resolution=128)
+    monkeypatch.setattr(bench, "models", lambda _: {"SMART-IQA": settings})
+    table = bench.batch_sizes(settings, largest=16)
+    peak = table.groupby("work")["memory (GB)"].max()
+    assert 0 < peak["scoring"] < peak["training"]
+
+
+@pytest.mark.slow
+def test_lower_precision_is_compared_on_the_whole_test_split(home):
+    settings = load_profile("smoke")
+    images = load_images(settings)
+    table = bench.precisions(settings, train(settings, images), images).set_index("precision")
+    assert (table["n"] == len(images.rows("test"))).all()
+    assert table["largest change of a score"][bench.FLOAT_ONNX] < 1e-3
+    assert table["largest change of a score"][bench.INT8_ONNX] > 0
+    assert "INT8: SRCC" in bench.headline(table.reset_index())
+
+
+def test_growth_covers_images_and_crops(home):
+    table = bench.growth(load_profile("smoke"), numbers=(32, 64))
+    assert table["crops"].tolist() == [32, 64, 32, 64, 128, 256]
+    assert (table["seconds"] > 0).all()
+
+
+def test_reading_ahead_keeps_order_and_lets_errors_through():
+    assert list(ahead(lambda i: i * i, range(5))) == [0, 1, 4, 9, 16]
+    assert list(ahead(lambda i: i, [])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda i: 1 / i, [1, 0, 2]))
+
+
+@pytest.mark.slow
+def test_the_plain_way_computes_the_same_scores(model, monkeypatch):
+    """Else the comparison would be with another method."""
+    monkeypatch.syspath_prepend("benchmarks")
+    plain = runpy.run_path("benchmarks/plain.py")
+    image = model.backbone.normalize(crops(5))
+    with torch.no_grad():
+        expected = model(image)
+        with plain["plain_target_network"]():
+            torch.testing.assert_close(model(image), expected, atol=1e-4, rtol=1e-4)
+    sys.modules.pop("prepare", None)
