@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     except WorkbookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted. What is finished is kept: the same command goes on from there.", file=sys.stderr)
+        return 130
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
@@ -61,6 +64,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--dry-run", action="store_true", help="list the runs and what they cost, train nothing"
     )
+    train.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="ray: on the cluster of RAY_ADDRESS"
+    )
     _add_settings(train)
     train.set_defaults(act=_train)
 
@@ -77,6 +83,10 @@ def _train(options: argparse.Namespace) -> int:
 
         print_plan(settings, names, options.run)
         return 0
+    if options.engine == "ray":
+        from iqa_lib.cluster import train_on_ray
+
+        train_on_ray(settings, names, options.run)
     for name in names:
         for label, runs in experiments.results(settings, name, options.run).items():
             scores = ", ".join(f"{run.result['test']['SRCC']['value']:.4f}" for run in runs)

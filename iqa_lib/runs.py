@@ -14,10 +14,14 @@ import importlib.metadata
 import io
 import json
 import platform
+import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import filelock
 import pandas as pd
 
 from iqa_lib import paths
@@ -35,6 +39,32 @@ NOT_PART_OF_A_RUN = {
     "hyper_iqa_recipe",
     *(key for key in Profile.model_fields if key.startswith("backbone_")),
 }
+
+
+LEASE = 60.0  # seconds without a sign of life after which a machine's claim to a run is void
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Work on a run alone, among all processes and machines that share its folder; whoever waits is told for whom.
+
+    A claim whose owner died counts no longer: at once on the same machine, after a minute on another.
+    """
+    claim = filelock.SoftFileLease(folder / ".claim", lease_duration=LEASE)
+    try:
+        claim.acquire(timeout=2)
+    except filelock.Timeout:
+        print(f"{folder.name} is being worked on by {_owner(claim)}: waiting for it.", file=sys.stderr)
+        claim.acquire(poll_interval=1)
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+def _owner(claim: filelock.SoftFileLease) -> str:
+    told = dict(re.findall(r"^(pid|host)=(.+)$", Path(claim.lock_file).read_text(), re.MULTILINE))
+    return f"process {told.get('pid', '?')} on {told.get('host', '?')}"
 
 
 class StoredRun:

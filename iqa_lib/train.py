@@ -19,7 +19,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pandas as pd
 import torch
@@ -46,7 +45,7 @@ from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run
+from iqa_lib.runs import Run, claimed
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
@@ -72,8 +71,8 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
             f"loss '{settings.loss}' with ranking_weight {settings.ranking_weight} compares the images of a whole "
             f"batch and cannot be shared by {accelerator.num_processes} processes: start one, or use l1 or l2."
         )
-    # Of several processes of one training the first alone holds the lock and writes.
-    with filelock.FileLock(run.folder / ".lock") if accelerator.is_main_process else nullcontext():
+    # Of several processes of one training the first alone claims the run and writes.
+    with claimed(run.folder) if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         if not run.complete:
             _train(run, settings, images, accelerator)

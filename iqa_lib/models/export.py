@@ -37,6 +37,9 @@ class _CropsToScores(nn.Module):
 def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
     """Write the model as ONNX: ``crops`` uint8 (B, 3, crop_size, crop_size), RGB, to ``score`` (B,)."""
     model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
+    for layer in model.modules():
+        if hasattr(layer, "fused_attn"):  # the fused product fixes the number of crops
+            layer.fused_attn = False
     example = torch.zeros(2, 3, crop_size, crop_size, dtype=torch.uint8)
     with _quiet():
         torch.onnx.export(

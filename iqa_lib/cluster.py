@@ -1,0 +1,90 @@
+"""An experiment's missing runs on a Ray cluster, one run a task. Needs the extra ``ray``.
+
+The cluster is the one that RAY_ADDRESS names, else this machine. Runs come back into this machine's store, whether or
+not the cluster's machines share its disk; their datasets must lie where this machine has them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from iqa_lib import experiments, paths
+from iqa_lib.errors import RunError, WorkbookError
+from iqa_lib.profile import Profile
+from iqa_lib.progress import Progress
+from iqa_lib.runs import Run
+
+RETRIES = 3  # of a run whose machine was lost; it goes on from its last epoch where the store is shared
+
+
+def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | None = None) -> None:
+    """Train what these experiments lack; a run that several share is trained once.
+
+    Args:
+        only: as for `experiments.variants`.
+
+    Raises:
+        RunError: Ray is not installed; or runs failed, all of them named, after the others were trained.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise RunError("Ray is not installed: pip install -e '.[ray]'.") from None
+    missing = _missing(settings, names, only)
+    if not missing:
+        return
+    ray.init(log_to_driver=False, runtime_env={"env_vars": {"IQA_HOME": str(paths.HOME)}})
+    share = {"num_cpus": 1, "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0}
+    task = ray.remote(max_retries=RETRIES, **share)(_train_there)
+    waiting, faults = {task.remote(run.settings): run for run in missing}, []
+    try:
+        for _ in Progress(range(len(missing)), desc="runs on the cluster"):
+            (done,), _ = ray.wait(list(waiting))
+            run = waiting.pop(done)
+            try:
+                files, fault = ray.get(done)
+            except ray.exceptions.RayError as error:
+                files, fault = {}, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+            if fault:
+                faults.append(f"{run.folder.name}: {fault}")
+            elif not run.complete:
+                _store(run, files)
+    finally:  # after Ctrl-C too
+        for left in waiting:
+            ray.cancel(left, force=True)
+        ray.shutdown()
+    if faults:
+        raise RunError(f"{len(faults)} of {len(missing)} runs failed. {' | '.join(faults)}")
+
+
+def _missing(settings: Profile, names: Iterable[str], only: Iterable[str] | None) -> list[Run]:
+    images, found = experiments.Images(settings), {}
+    for name in names:
+        for variant in experiments.variants(settings, name, only):
+            for seed in variant.seeds or settings.seeds:
+                wanted = experiments.settings_of(settings, variant, seed)
+                run = Run(wanted, images.of(wanted).fingerprint)
+                if not run.complete:
+                    found[run.folder] = run
+    return list(found.values())
+
+
+def _train_there(settings: Profile) -> tuple[dict[str, bytes], str | None]:
+    """In a worker: the finished run's files by name, or what a person should know. The latter is not tried again."""
+    import torch
+
+    from iqa_lib.train import train
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray's share
+    try:
+        run = train(settings)
+    except WorkbookError as error:
+        return {}, str(error)
+    files = (f for f in run.folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    return {f.name: f.read_bytes() for f in files}, None
+
+
+def _store(run: Run, files: dict[str, bytes]) -> None:
+    for name in sorted(files, key=lambda name: name == "result.json"):  # it makes the run complete: last
+        paths.write_atomically(run.folder / name, files[name])
