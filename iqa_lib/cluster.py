@@ -1,19 +1,21 @@
 """An experiment's missing runs on a Ray cluster, one run a task. Needs the extra ``ray``.
 
 The cluster is the one that RAY_ADDRESS names, else this machine. Runs come back into this machine's store, whether or
-not the cluster's machines share its disk; their datasets must lie where this machine has them.
+not the cluster's machines share its disk; the dataset must lie where this machine has it, and be the same.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable
 
 from iqa_lib import experiments, paths
-from iqa_lib.errors import RunError, WorkbookError
+from iqa_lib.data.crops import load_images
+from iqa_lib.errors import DataError, RunError, WorkbookError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run
+from iqa_lib.runs import Run, claimed
 
 RETRIES = 3  # of a run whose machine was lost; it goes on from its last epoch where the store is shared
 
@@ -25,19 +27,30 @@ def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | 
         only: as for `experiments.variants`.
 
     Raises:
-        RunError: Ray is not installed; or runs failed, all of them named, after the others were trained.
+        RunError: Ray is not installed or its cluster out of reach; or runs failed, all of them named, after the
+            others were trained.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home unless asked for
     try:
         import ray
     except ImportError:
-        raise RunError("Ray is not installed: pip install -e '.[ray]'.") from None
+        raise RunError("Ray is not installed: pip install 'smart-iqa-workbook[ray]'") from None
     missing = _missing(settings, names, only)
     if not missing:
         return
-    ray.init(log_to_driver=False, runtime_env={"env_vars": {"IQA_HOME": str(paths.HOME)}})
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    workers = {"env_vars": {"IQA_HOME": str(paths.HOME)}}
+    try:
+        ray.init(address, runtime_env=workers, log_to_driver=False, include_dashboard=False)
+    except ConnectionError as error:
+        raise RunError(
+            f"No Ray cluster answers at RAY_ADDRESS={address}: start it there (ray start --head), or unset RAY_ADDRESS "
+            f"to train on this machine."
+        ) from error
     share = {"num_cpus": 1, "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0}
     task = ray.remote(max_retries=RETRIES, **share)(_train_there)
-    waiting, faults = {task.remote(run.settings): run for run in missing}, []
+    waiting = {task.remote(run.settings, run.config["data_fingerprint"]): run for run in missing}
+    faults = []
     try:
         for _ in Progress(range(len(missing)), desc="runs on the cluster"):
             (done,), _ = ray.wait(list(waiting))
@@ -48,7 +61,7 @@ def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | 
                 files, fault = {}, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
             if fault:
                 faults.append(f"{run.folder.name}: {fault}")
-            elif not run.complete:
+            else:
                 _store(run, files)
     finally:  # after Ctrl-C too
         for left in waiting:
@@ -70,7 +83,7 @@ def _missing(settings: Profile, names: Iterable[str], only: Iterable[str] | None
     return list(found.values())
 
 
-def _train_there(settings: Profile) -> tuple[dict[str, bytes], str | None]:
+def _train_there(settings: Profile, data_fingerprint: str) -> tuple[dict[str, bytes], str | None]:
     """In a worker: the finished run's files by name, or what a person should know. The latter is not tried again."""
     import torch
 
@@ -78,7 +91,12 @@ def _train_there(settings: Profile) -> tuple[dict[str, bytes], str | None]:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray's share
     try:
-        run = train(settings)
+        images = load_images(settings)
+        if images.fingerprint != data_fingerprint:
+            raise DataError(
+                f"dataset '{settings.dataset}' differs on {platform.node()}: copy it there anew, in the same form"
+            )
+        run = train(settings, images)
     except WorkbookError as error:
         return {}, str(error)
     files = (f for f in run.folder.iterdir() if f.is_file() and not f.name.startswith("."))
@@ -86,5 +104,10 @@ def _train_there(settings: Profile) -> tuple[dict[str, bytes], str | None]:
 
 
 def _store(run: Run, files: dict[str, bytes]) -> None:
-    for name in sorted(files, key=lambda name: name == "result.json"):  # it makes the run complete: last
-        paths.write_atomically(run.folder / name, files[name])
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with claimed(run.folder):
+        if run.complete:  # the disk is shared
+            return
+        for name in sorted(files, key=lambda name: name == "result.json"):  # it makes the run complete: last
+            paths.write_atomically(run.folder / name, files[name])
+        (run.folder / "state.pt").unlink(missing_ok=True)  # of a training broken off here

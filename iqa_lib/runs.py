@@ -8,13 +8,13 @@ without a model (`iqa_lib.compare`).
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import hashlib
 import importlib.metadata
 import io
 import json
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ import filelock
 import pandas as pd
 
 from iqa_lib import paths
+from iqa_lib.errors import RunError
 from iqa_lib.outputs import remember_run
 from iqa_lib.profile import Profile
 
@@ -49,8 +50,17 @@ def claimed(folder: Path) -> Iterator[None]:
     """Work on a run alone, among all processes and machines that share its folder; whoever waits is told for whom.
 
     A claim whose owner died counts no longer: at once on the same machine, after a minute on another.
+
+    Raises:
+        RunError: this process gave no sign of life for so long that another could take the run over.
     """
-    claim = filelock.SoftFileLease(folder / ".claim", lease_duration=LEASE)
+    claim = filelock.SoftFileLease(
+        folder / ".claim",
+        lease_duration=LEASE,
+        on_compromise=lambda _: (
+            _thread.interrupt_main()
+        ),  # noticed in a thread, which can stop the work only thus
+    )
     try:
         claim.acquire(timeout=2)
     except filelock.Timeout:
@@ -58,13 +68,22 @@ def claimed(folder: Path) -> Iterator[None]:
         claim.acquire(poll_interval=1)
     try:
         yield
+    except KeyboardInterrupt:
+        if claim.compromise:
+            raise RunError(
+                f"{folder.name}: this process was halted, or cut off from its disk, for so long that another may have "
+                f"taken the run over. Start it again: it waits for the other, or goes on."
+            ) from None
+        raise
     finally:
         claim.release()
 
 
 def _owner(claim: filelock.SoftFileLease) -> str:
-    told = dict(re.findall(r"^(pid|host)=(.+)$", Path(claim.lock_file).read_text(), re.MULTILINE))
-    return f"process {told.get('pid', '?')} on {told.get('host', '?')}"
+    owner = claim.owner
+    if owner is None:  # it has just let go
+        return "another process"
+    return f"process {owner.pid} on {owner.hostname.partition('?')[0]}"  # behind the '?': which container
 
 
 class StoredRun:
