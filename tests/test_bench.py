@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from iqa_lib import bench
-from iqa_lib.data.crops import load_images
 from iqa_lib.evaluate import ahead
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.train import train
 
 
 def crops(number, size=64):
@@ -63,17 +61,6 @@ def test_memory_is_measured_per_batch_and_training_takes_more_than_scoring(monke
     table = bench.batch_sizes(settings, largest=16)
     peak = table.groupby("work")["memory (GB)"].max()
     assert 0 < peak["scoring"] < peak["training"]
-
-
-@pytest.mark.slow
-def test_lower_precision_is_compared_on_the_whole_test_split(home):
-    settings = load_profile("smoke")
-    images = load_images(settings)
-    table = bench.precisions(settings, train(settings, images), images).set_index("precision")
-    assert (table["n"] == len(images.rows("test"))).all()
-    assert table["largest change of a score"][bench.FLOAT_ONNX] < 1e-3
-    assert table["largest change of a score"][bench.INT8_ONNX] > 0
-    assert "INT8: SRCC" in bench.headline(table.reset_index())
 
 
 def test_growth_covers_images_and_crops(home):

@@ -15,7 +15,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from iqa_lib import metrics, paths
+from iqa_lib import bench, metrics, paths
 from iqa_lib.profile import Profile
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
@@ -85,6 +85,16 @@ def test_every_experiment_leaves_its_exhibits_and_every_comparison_a_verdict(fin
     for name in ("ablation", "learning_rate", "loss"):
         assert pd.read_csv(folder / f"{name}.csv")["paper: SRCC"].notna().any(), name
     assert pd.read_csv(folder / "protocols.csv")["change"].iloc[1] >= 0  # the best epoch on test is no worse
+
+
+@pytest.mark.slow
+def test_lower_precision_is_compared_on_the_whole_test_split(finished):
+    table = pd.read_csv(finished / "figures/smoke/precisions.csv").set_index("precision")
+    labels = pd.read_csv(finished / "data/offline-wild-tiny/labels.csv")
+    assert (table["n"] == (labels["split"] == "test").sum()).all()
+    assert table["largest change of a score"][bench.FLOAT_ONNX] < 1e-3
+    assert table["largest change of a score"][bench.INT8_ONNX] > 0
+    assert "INT8: SRCC" in bench.headline(table.reset_index())
 
 
 @pytest.mark.slow
