@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_train(commands)
     _add_bench(commands)
     _add_data(commands)
+    _add_pretrain(commands)
     options = parser.parse_args(arguments)
     try:
         return options.act(options)
@@ -91,6 +92,28 @@ def _train(options: argparse.Namespace) -> int:
         for label, runs in experiments.results(settings, name, options.run).items():
             scores = ", ".join(f"{run.result['test']['SRCC']['value']:.4f}" for run in runs)
             print(f"{name}: {label}: test SRCC {scores}")
+    return 0
+
+
+def _add_pretrain(commands: argparse._SubParsersAction) -> None:
+    pretrain = commands.add_parser(
+        "pretrain", help="make this project's own weights: swin_nano, and the model that scores by default"
+    )
+    pretrain.add_argument(
+        "--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone"
+    )
+    pretrain.add_argument("--epochs", type=int, default=8, metavar="N", help="over the pictures")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--pictures", metavar="FOLDER", help="where the listed wallpapers are; /usr/share")
+    pretrain.set_defaults(act=_pretrain)
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from iqa_lib import pretrain
+
+    made = pretrain.make_weights(options.backbone, options.epochs, options.seed, options.pictures)
+    for what, file in made.items():
+        print(f"{what}: {file}")
     return 0
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from iqa_lib import paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, grid_crops, random_crops
+from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
@@ -66,7 +67,7 @@ def crop_features(
     key = (
         images.fingerprint,
         settings.backbone,
-        str(settings.pretrained),
+        weights_fingerprint(settings.backbone, settings.pretrained) or str(settings.pretrained),
         settings.crop_size,
         settings.precision,
     )

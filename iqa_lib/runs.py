@@ -131,9 +131,13 @@ class Run(StoredRun):
     """One trained model with all that is known of it; ``folder`` holds the files."""
 
     def __init__(self, settings: Profile, data_fingerprint: str):
+        from iqa_lib.models.backbones import weights_fingerprint
+
         self.settings = settings
         config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
         config["data_fingerprint"] = data_fingerprint
+        if weights := weights_fingerprint(settings.backbone, settings.pretrained):
+            config["weights_fingerprint"] = weights
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
         super().__init__(settings.folder / "store" / f"{name}-{digest}", config)

@@ -154,7 +154,7 @@ def test_saving_and_loading_gives_the_same_scores(tmp_path, model_class):
 
 def test_loading_a_saved_model_needs_no_pretrained_weights(tmp_path, monkeypatch):
     SmartIQA(backbone="tf_efficientnet_lite0", pretrained=True).save_pretrained(tmp_path)
-    monkeypatch.setattr("iqa_lib.models.backbones._packaged_state_dict", pytest.fail)
+    monkeypatch.setattr("iqa_lib.models.backbones.packaged_state_dict", pytest.fail)
     SmartIQA.from_pretrained(tmp_path)
 
 
@@ -186,10 +186,10 @@ def test_packaged_imagenet_weights_are_the_published_network(name):
     import timm
     from skimage import data, transform
 
-    from iqa_lib.models.backbones import _packaged_state_dict
+    from iqa_lib.models.backbones import packaged_state_dict
 
     classifier = timm.create_model(name)
-    classifier.load_state_dict(_packaged_state_dict(name))
+    classifier.load_state_dict(packaged_state_dict(name))
     backbone = Backbone(name, pretrained=True).eval()
     cat = transform.resize(data.chelsea()[:, 75:375], (224, 224), anti_aliasing=True, preserve_range=True)
     image = backbone.normalize(torch.from_numpy(cat).float().permute(2, 0, 1)[None])

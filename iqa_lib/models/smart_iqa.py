@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from iqa_lib.models.backbones import Backbone
+from iqa_lib.models.backbones import Backbone, own_weights
 from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
 
 
@@ -29,6 +29,11 @@ MODEL_SIZES = {
     "small": ModelSize("swin_small_patch4_window7_224.ms_in22k_ft_in1k", 0.25, 0.35),
     "base": ModelSize("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 0.3, 0.4),
 }
+
+
+# What `SmartIQA.default()` is made of.
+DEFAULT_BACKBONE, DEFAULT_HEAD = "swin_nano", "default_head"
+DEFAULT_CROP = 384  # px
 
 
 class BlindIQA(nn.Module):
@@ -111,6 +116,20 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
             dropout=size.dropout if dropout is None else dropout,
         )
         super().__init__(body, head)
+
+    @classmethod
+    def default(cls) -> SmartIQA:
+        """A trained model that comes with the package, in eval mode, on the processor.
+
+        SMART-IQA on ``swin_nano``, trained on surrogate scores of the embedded sets: no person gave them. Its crops
+        are 384 px, its scores 0–100. ``iqa_lib/models/weights/README.md`` is its model card.
+
+        Raises:
+            WeightsError: the installed package lacks the weights.
+        """
+        model = cls(backbone=DEFAULT_BACKBONE, pretrained=True, image_size=DEFAULT_CROP)
+        model.head.load_state_dict(own_weights(DEFAULT_HEAD))
+        return model.eval()
 
 
 class HyperIQA(BlindIQA, PyTorchModelHubMixin):

@@ -1,0 +1,141 @@
+"""The pictures that this project's own backbone learns from, and the training set made of them.
+
+Freely licensed wallpapers (``iqa_lib/pretraining_pictures.csv`` has author and licence of each), the training
+photographs of the embedded datasets, and scenes composed of both. Never a picture that the embedded datasets
+validate or test on, and none that people rated.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from iqa_lib import paths
+from iqa_lib.data import distortions, offline
+from iqa_lib.data.crops import quiet_pillow
+from iqa_lib.data.offline import Variant
+from iqa_lib.errors import DataError
+
+LIST = "pretraining_pictures.csv"
+PACKAGES_FOLDER = Path("/usr/share")  # where Debian's packages put them
+HELD_OUT = {"val": 3, "test": 2}  # wallpapers, to see what is learnt of pictures never seen
+SCENES = 40
+VIEWS = {"wallpaper": 14, "photograph": 6, "scene": 5}
+PER_VIEW = {"camera": 5, "kadid": 4, "phone": 1, "renderer": 1}  # distorted images of each view, by pipeline
+SOURCES_AT_ONCE = 8  # an interrupted build loses at most these
+
+
+def listed() -> pd.DataFrame:
+    """The wallpapers: Debian ``package``, ``file`` below /usr/share, ``author``, ``licence``; and our ``name``."""
+    table = pd.read_csv(resources.files("iqa_lib") / LIST)
+    return table.assign(name=[_name(place) for place in range(len(table))])
+
+
+def _name(place: int) -> str:
+    return f"wallpaper-{place:02d}"
+
+
+def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: float = 1.0) -> Path:
+    """Write images and surrogate scores to ``folder/labels.csv``; goes on where an earlier call was stopped.
+
+    Args:
+        pictures: the folder with the listed files.
+        views: share of `VIEWS` to make, for a trial.
+
+    Raises:
+        DataError: listed pictures are missing.
+    """
+    _require_pictures(pictures)
+    wallpapers = listed()["name"].tolist()
+    jobs = [(name, "wallpaper") for name in wallpapers]
+    jobs += [(name, "photograph") for name in offline.PHOTOGRAPHS["train"].split()]
+    jobs += [(f"scene-{number}", "scene") for number in range(SCENES)]
+    open_source = functools.partial(_open, tuple(str(pictures / file) for file in listed()["file"]))
+    for kind, count in VIEWS.items():
+        names = [name for name, of_kind in jobs if of_kind == kind]
+        for start in range(0, len(names), SOURCES_AT_ONCE):
+            part = folder / f"{kind}-{start:02d}"
+            if not (part / "labels.csv").is_file():
+                sources = {"train": names[start : start + SOURCES_AT_ONCE]}
+                offline.build_views(
+                    part, sources, max(1, round(count * views)), open_source, [_variants], seed
+                )
+    tables = []
+    for file in sorted(folder.glob("*-*/labels.csv")):
+        table = pd.read_csv(file)
+        tables.append(table.assign(image=f"{file.parent.name}/" + table["image"]))
+    table = pd.concat(tables)
+    for name, split in _held_out(len(wallpapers)).items():
+        table.loc[table["reference"] == name, "split"] = split
+    paths.write_atomically(folder / "labels.csv", table.to_csv(index=False))
+    return folder / "labels.csv"
+
+
+def _held_out(wallpapers: int) -> dict[str, str]:
+    """Name and split of the wallpapers that nothing is trained on, spread over the list."""
+    splits = [split for split, count in HELD_OUT.items() for _ in range(count)]
+    places = range(0, wallpapers, wallpapers // len(splits))
+    return dict(zip(map(_name, places), splits, strict=False))
+
+
+def _require_pictures(folder: Path) -> None:
+    table = listed()
+    missing = table[[not (folder / file).is_file() for file in table["file"]]]
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} of {len(table)} pictures are not in {folder}, the first: {missing['file'].iloc[0]}. On "
+            f"Debian 12: apt-get install --no-install-recommends {' '.join(missing['package'].unique())}; elsewhere "
+            f"unpack these packages and name the folder: --pictures FOLDER/usr/share."
+        )
+
+
+@functools.lru_cache(maxsize=6)
+def _open(wallpapers: tuple[str, ...], name: str) -> np.ndarray:
+    kind, _, number = name.partition("-")
+    if kind == "wallpaper":
+        with quiet_pillow(), Image.open(wallpapers[int(number)]) as file:
+            file.thumbnail((2560, 2560), Image.Resampling.LANCZOS)
+            return np.asarray(file.convert("RGB"))
+    if kind == "scene":
+        return _scene(wallpapers, int(number))
+    return offline.read_photograph(name)
+
+
+def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
+    """A dead-leaves scene of parts of six pictures that are trained on."""
+    rng = np.random.default_rng([number, zlib.crc32(b"pretraining scene")])
+    names = [
+        _name(place) for place in range(len(wallpapers)) if _name(place) not in _held_out(len(wallpapers))
+    ]
+    names += offline.PHOTOGRAPHS["train"].split()
+    chosen = [_open(wallpapers, name) for name in rng.choice(names, 6, replace=False)]
+    return offline.compose_scene(functools.partial(offline.part_of_one, chosen), rng)
+
+
+def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
+    yield Variant("original", reference, "none", 0.0)
+    for number in range(PER_VIEW["camera"]):
+        yield _named(f"camera-{number}", *offline.distort_like_a_camera(reference, rng))
+    for number in range(PER_VIEW["renderer"]):
+        yield _named(f"renderer-{number}", *offline.distort_like_a_renderer(reference, rng))
+    for number in range(PER_VIEW["kadid"]):
+        kind, level = str(rng.choice(list(distortions.DISTORTIONS))), int(rng.integers(1, 6))
+        image = distortions.distort(reference, kind, level, int(rng.integers(2**31)))
+        yield Variant(f"kadid-{number}", image, kind, level / 5)
+    for number in range(PER_VIEW["phone"]):
+        shot, severity = str(rng.choice(list(offline.PHONE_SHOTS))), rng.uniform()
+        yield Variant(
+            f"phone-{number}", offline.take_with_a_phone(reference, shot, severity, rng), shot, severity
+        )
+
+
+def _named(label: str, image: np.ndarray, applied: list) -> Variant:
+    kinds, severities = zip(*applied, strict=True)
+    return Variant(label, image, "+".join(kinds), max(severities))

@@ -1,0 +1,257 @@
+"""Pretrain a backbone of this project's own, from pictures and computed targets alone. Reads top to bottom.
+
+Two lessons at once, from the same degraded crop: the features of an ImageNet-trained EfficientNet-Lite, stage by
+stage (distillation), and quality: a full-reference score, how severe the faults are, and of which kinds.
+
+A pretraining that dies goes on at the start of the epoch it died in; the same seed gives the same weights.
+
+Shape suffixes: B batch, C channels, H height, W width, K kinds of distortion.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import set_seed
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from iqa_lib import metrics, paths
+from iqa_lib.data.crops import ImageSet, load_images, random_crops
+from iqa_lib.data.offline import VIEW
+from iqa_lib.data.pictures import PACKAGES_FOLDER, build
+from iqa_lib.evaluate import ahead
+from iqa_lib.models.backbones import Backbone
+from iqa_lib.models.hybrid import HybridSwin
+from iqa_lib.models.smart_iqa import fastest_device
+from iqa_lib.profile import Profile
+from iqa_lib.progress import Progress
+from iqa_lib.runs import claimed, environment
+from iqa_lib.train import train
+
+TEACHER = "tf_efficientnet_lite0"
+CROP = 192
+BATCH = 32
+LEARNING_RATE = 1e-3
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 0.02
+HEAD = {
+    "freeze_backbone": True,
+    "epochs": 4,
+    "train_crops": 1,
+    "learning_rate_head": 1e-3,
+    "precision": "bf16",
+}
+WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the lessons in the loss
+
+
+class Lessons(nn.Module):
+    """A backbone and what reads its stages during pretraining only.
+
+    Args:
+        backbone: that learns.
+        teacher_channels: of the teacher's four stages.
+        kinds: how many kinds of distortion there are.
+    """
+
+    def __init__(self, backbone: Backbone, teacher_channels: list[int], kinds: int):
+        super().__init__()
+        self.backbone = backbone
+        self.project = nn.ModuleList(
+            nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
+            for ours, theirs in zip(backbone.channels, teacher_channels, strict=True)
+        )
+        width = sum(backbone.channels)
+        self.read = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 2 + kinds))
+
+    def forward(self, image_BCHW: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """The teacher's maps as this backbone tells them; logits (B, 2 + K) of score, severity and kinds.
+
+        ``taught`` are the teacher's maps: those of a hybrid's own convolutions, so it goes on from them.
+        """
+        net = self.backbone.net
+        maps = net.attend(taught) if isinstance(net, HybridSwin) else self.backbone(image_BCHW)
+        means = torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1)
+        return [project(m) for project, m in zip(self.project, maps, strict=True)], self.read(means.float())
+
+
+def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) -> dict[str, Path]:
+    """Build the training set, pretrain, and train a head on top; each step goes on where it was stopped.
+
+    Returns:
+        The two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
+
+    Raises:
+        DataError: listed pictures are missing.
+    """
+    labels = build(paths.DATA / "pretraining", Path(pictures) if pictures else PACKAGES_FOLDER)
+    weights = pretrain(backbone, labels, epochs, seed) / "model.safetensors"
+    head = weights.with_name("head.safetensors")
+    run = train(settings_for(backbone, labels).model_copy(update={**HEAD, "pretrained": str(weights)}))
+    paths.write_atomically(head, save(_halves(run.load_model().cpu().head)))
+    return {f"backbone {backbone}": weights, "head on top of it": head}
+
+
+def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
+    """The folder with the finished ``model.safetensors`` (float16); trained, or trained to its end, where absent.
+
+    Args:
+        labels: of the training set, made by `iqa_lib.data.pictures.build`.
+
+    Raises:
+        DataError: the training set is unusable.
+    """
+    images = load_images(settings_for(backbone, labels))
+    folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder):
+        if not (folder / "model.safetensors").is_file():
+            _pretrain(backbone, images, folder, epochs, seed)
+    return folder
+
+
+def settings_for(backbone: str, labels: Path) -> Profile:
+    """How the training set is decoded."""
+    return Profile(
+        profile="pretraining", dataset=str(labels), backbone=backbone, resolution=VIEW[1], crop_size=CROP
+    )
+
+
+def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int) -> None:
+    started = time.monotonic()
+    set_seed(seed)
+    device = fastest_device()
+    targets = Targets(images)
+    teacher = Backbone(TEACHER, image_size=CROP).to(device, memory_format=torch.channels_last).eval()
+    student = Backbone(name, pretrained=False, image_size=CROP)
+    if isinstance(student.net, HybridSwin):
+        student.net.convolutions.load_state_dict(teacher.net.state_dict())
+        student.net.convolutions.requires_grad_(False)
+    model = Lessons(student, teacher.channels, len(targets.kinds)).to(
+        device, memory_format=torch.channels_last
+    )
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    rows = images.rows("train")
+    steps = epochs * math.ceil(len(rows) / BATCH)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / WARMUP_STEPS, 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2),
+    )
+    state_file, done = folder / "state.pt", []
+    if state_file.is_file():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        done = state["epochs"]
+    for epoch in range(len(done) + 1, epochs + 1):
+        set_seed(seed * 1_000_003 + epoch)
+        rng = np.random.default_rng([seed, epoch])
+        crops = random_crops(images, rng.permutation(rows), 1, CROP, rng)
+        batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]
+        bar = Progress(
+            ahead(lambda batch: images.crops(batch, CROP), batches),
+            desc=f"pretrain {name}: epoch {epoch}/{epochs}",
+            total=len(batches),
+        )
+        model.train()
+        told: list[dict[str, float]] = []
+        for batch, cut in zip(batches, bar, strict=False):
+            wanted = targets.of([crop[0] for crop in batch]).to(device)
+            losses = _losses(model, teacher, cut.to(device), wanted)
+            optimizer.zero_grad()
+            sum(WEIGHTS[lesson] * loss for lesson, loss in losses.items()).backward()
+            nn.utils.clip_grad_norm_(learning, 1.0)
+            optimizer.step()
+            schedule.step()
+            told.append({lesson: loss.item() for lesson, loss in losses.items()})
+            bar.show(**{lesson: np.mean([t[lesson] for t in told[-20:]]) for lesson in losses})
+        done.append(
+            {"epoch": epoch, **{lesson: float(np.mean([t[lesson] for t in told])) for lesson in told[0]}}
+            | _validate(model, teacher, images)
+        )
+        paths.write_atomically(folder / "epochs.jsonl", "".join(json.dumps(row) + "\n" for row in done))
+        content = io.BytesIO()
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "epochs": done,
+            },
+            content,
+        )
+        paths.write_atomically(state_file, content.getvalue())
+    facts = environment(str(device), time.monotonic() - started)
+    facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
+    paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
+    paths.write_atomically(
+        folder / "model.safetensors", save(_halves(student.net))
+    )  # last: it makes it complete
+    state_file.unlink()
+
+
+def _halves(part: nn.Module) -> dict[str, Tensor]:
+    """float16, contiguous, on the processor: as weights are shipped."""
+    return {key: value.half().cpu().contiguous() for key, value in part.state_dict().items()}
+
+
+class Targets:
+    """What is taught of each image: score and severity (0–1), and which of `kinds` of distortion it has."""
+
+    def __init__(self, images: ImageSet):
+        kinds = images.table["distortion"].str.split("+")
+        self.kinds = sorted({kind for of_image in kinds for kind in of_image} - {"none"})
+        has = np.array([[kind in of_image for kind in self.kinds] for of_image in kinds], np.float32)
+        numbers = images.table[["score", "severity"]].to_numpy(np.float32) / (100, 1)
+        self._table = torch.from_numpy(np.hstack([numbers, has]).astype(np.float32))
+
+    def of(self, rows: list[int]) -> Tensor:
+        """(B, 2 + K), in the order of `Lessons`' logits."""
+        return self._table[rows]
+
+
+def _losses(model: Lessons, teacher: Backbone, crops_BCHW: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    with torch.autocast(crops_BCHW.device.type, torch.bfloat16):
+        image = teacher.normalize(crops_BCHW).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            taught = teacher(image)
+        told, logits = model(image, taught)
+    apart = [_relative_error(ours.float(), theirs.float()) for ours, theirs in zip(told, taught, strict=True)]
+    guessed = logits[:, :2].sigmoid()
+    return {
+        "score": F.l1_loss(guessed[:, 0], wanted[:, 0]),
+        "severity": F.l1_loss(guessed[:, 1], wanted[:, 1]),
+        "kinds": F.binary_cross_entropy_with_logits(logits[:, 2:], wanted[:, 2:]),
+        "features": torch.stack(apart).mean(),
+    }
+
+
+def _relative_error(ours_BCHW: Tensor, theirs_BCHW: Tensor) -> Tensor:
+    """Mean square error, as a share of the variance of each channel of the teacher's."""
+    variance = theirs_BCHW.var(dim=(0, 2, 3), keepdim=True) + 1e-4
+    return ((ours_BCHW - theirs_BCHW) ** 2 / variance).mean()
+
+
+@torch.inference_mode()
+def _validate(model: Lessons, teacher: Backbone, images: ImageSet) -> dict[str, float]:
+    """Agreement with the full-reference scores on pictures that are not trained on, from their centres."""
+    rows = images.rows("val")
+    centres = random_crops(images, rows, 1, CROP, np.random.default_rng(0), flip=False, random_place=False)
+    parts = [images.crops(centres[start : start + BATCH], CROP) for start in range(0, len(rows), BATCH)]
+    model.eval()
+    device = model.backbone.mean.device
+    guessed = []
+    for part in parts:
+        with torch.autocast(device.type, torch.bfloat16):
+            image = teacher.normalize(part.to(device)).contiguous(memory_format=torch.channels_last)
+            guessed.append(model(image, teacher(image))[1][:, 0].float().cpu().numpy())
+    return {"validation_srcc": metrics.srcc(np.concatenate(guessed), images.scores(rows))}
