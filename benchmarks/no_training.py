@@ -1,0 +1,60 @@
+"""The model that comes with the package beside metrics that need no training, on images that people rated.
+
+    pip install 'brisque[opencv-python-headless]'
+    python benchmarks/no_training.py biq2021 livec          # datasets under data/, or: --data-folder FOLDER
+
+None of the three has seen a human rating of these images: `SmartIQA.default()` was trained on surrogate scores,
+BRISQUE (Mittal et al., 2012) comes with the parameters that its package ships, the variance of the Laplacian has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from brisque import BRISQUE
+
+from iqa_lib import metrics
+from iqa_lib.data.crops import load_images
+from iqa_lib.evaluate import laplacian_variance
+from iqa_lib.progress import Progress
+from iqa_lib.scoring import load_scorer, score_all
+
+
+class Brisque(BRISQUE):
+    def scale_features(self, features: np.ndarray) -> np.ndarray:
+        return super().scale_features(np.hstack(features))  # some are arrays of one number: NumPy 2 minds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("datasets", nargs="+", help="names of `python -m iqa_lib data list`")
+    parser.add_argument("--data-folder")
+    options = parser.parse_args()
+    tables = [compare(name, options.data_folder) for name in options.datasets]
+    print(pd.concat(tables).round(3).to_string(index=False))
+
+
+def compare(dataset: str, data_folder: str | None) -> pd.DataFrame:
+    """SRCC with its 95 % interval over the test images, per metric."""
+    scorer, brisque = load_scorer(), Brisque()
+    settings = scorer.settings.model_copy(update={"dataset": dataset, "data_folder": data_folder})
+    images = load_images(settings, test_only=True)
+    rows = images.rows("test")
+    pixels = [images.image(row) for row in rows]
+    found = {
+        "SmartIQA.default()": score_all(scorer, pixels, len(rows))["score"].to_numpy(),
+        "BRISQUE": [-brisque.score(image) for image in Progress(pixels, "BRISQUE")],  # lower is better there
+        "variance of the Laplacian": laplacian_variance(images, rows),
+    }
+    lines = []
+    for name, predicted in found.items():
+        interval = metrics.bootstrap(metrics.srcc, np.asarray(predicted), images.scores(rows))
+        lines.append({"dataset": dataset, "metric": name, "n": len(rows), "SRCC": interval.value})
+        lines[-1] |= {"95 % low": interval.low, "95 % high": interval.high}
+    return pd.DataFrame(lines)
+
+
+if __name__ == "__main__":
+    main()
