@@ -102,7 +102,7 @@ def _add_pretrain(commands: argparse._SubParsersAction) -> None:
     pretrain.add_argument(
         "--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone"
     )
-    pretrain.add_argument("--epochs", type=int, default=8, metavar="N", help="over the pictures")
+    pretrain.add_argument("--epochs", type=int, default=4, metavar="N", help="over the pictures")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--pictures", metavar="FOLDER", help="where the listed wallpapers are; /usr/share")
     pretrain.set_defaults(act=_pretrain)
