@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
 
-from iqa_lib import paths
 from iqa_lib.data import pictures
 from iqa_lib.data.offline import PHOTOGRAPHS
 from iqa_lib.errors import DataError
@@ -194,7 +192,3 @@ def test_other_weights_under_the_same_name_are_another_run(tmp_path):
     files[0].write_bytes(b"changed")
     assert Run(load_profile("smoke", pretrained=str(files[0])), "data").folder != first.folder
     assert weights_fingerprint("resnet50.tv_in1k", True) is None  # told by its name
-
-
-def test_paths_are_not_the_checkouts():
-    assert Path(WEIGHTS_HERE).is_relative_to(Path(paths.__file__).parent)
