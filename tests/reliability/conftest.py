@@ -88,7 +88,9 @@ def _line(cells: list[str]) -> str:
 
 def _row_of_a_test_that_exists(line: str) -> tuple[str, list[str]] | None:
     cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-    match = re.fullmatch(rf"`({COMMAND}'tests/reliability/(\w+\.py)::(\w+).*')`", cells[-1]) if cells else None
+    match = (
+        re.fullmatch(rf"`({COMMAND}'tests/reliability/(\w+\.py)::(\w+).*')`", cells[-1]) if cells else None
+    )
     if match is None:
         return None
     command, file, test = match.groups()
