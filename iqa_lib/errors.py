@@ -17,6 +17,18 @@ class DataError(WorkbookError):
     """A dataset that is missing, incomplete or not in its published form."""
 
 
+class ImageError(DataError):
+    """An image that cannot be used.
+
+    Attributes:
+        reason: the message without the image's name, for those who know it by another.
+    """
+
+    def __init__(self, image: object, reason: str):
+        super().__init__(f"{image} {reason}; replace the file or remove its row.")
+        self.reason = reason
+
+
 class WeightsError(WorkbookError):
     """Pretrained weights that could not be had."""
 

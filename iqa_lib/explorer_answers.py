@@ -19,7 +19,7 @@ from iqa_lib import explain
 from iqa_lib import explorer_drawing as drawing
 from iqa_lib.data.crops import decode
 from iqa_lib.data.distortions import DISTORTIONS, distort
-from iqa_lib.errors import DataError
+from iqa_lib.errors import DataError, ImageError
 from iqa_lib.evaluate import ALPHAS
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
@@ -192,9 +192,8 @@ def read_upload(name: str, content: bytes, settings: Profile) -> Picture:
         path.write_bytes(content)
         try:
             pixels_HWC = decode(path, settings.resolution, settings.crop_size)
-        except DataError as error:
-            why = str(error).removeprefix(f"{path} ").partition("; replace the file")[0]
-            raise DataError(f"“{name}” {why}. The image before it stays.") from error
+        except ImageError as error:
+            raise DataError(f"“{name}” {error.reason}. The image before it stays.") from error
     return Picture(name, pixels_HWC, digest(pixels_HWC), None)
 
 

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data as photographs
 
 from iqa_lib import __main__
 from iqa_lib.data import catalog, crops
@@ -157,6 +158,21 @@ def test_a_single_pixel_is_enlarged_to_a_crop(tmp_path):
     assert decoded.shape == (224, 224, 3) and (decoded == [9, 8, 7]).all()
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+def test_a_large_photo_is_reduced_quickly_and_looks_as_if_reduced_slowly(tmp_path, name, orientation):
+    whole = Image.fromarray(photographs.coffee()).resize((1101, 733), Image.Resampling.LANCZOS)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    whole.save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as file:
+        slowly = file.convert("RGB").resize((144, 96), Image.Resampling.BICUBIC)
+    expected = np.asarray(slowly) if orientation == 1 else np.rot90(slowly, -1)
+    decoded = decode(tmp_path / name, 96, 32)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int) - expected).mean() < 1.5
+
+
 @pytest.mark.slow
 def test_108_megapixels_are_reduced_and_nothing_is_said(tmp_path):
     image = Image.new("RGB", (12_000, 9_000), "navy")
@@ -273,7 +289,7 @@ def test_many_images_at_once_stay_in_order_and_within_the_memory_allowed(monkeyp
 
 def test_too_little_space_is_said_before_anything_is_decoded(own, settings, monkeypatch):
     monkeypatch.setattr(crops.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr(crops, "_decode", pytest.fail)
+    monkeypatch.setattr(crops, "read_image", pytest.fail)
     with pytest.raises(
         DataError, match=r"needs .* are free \([\d,]+ and 1,000 bytes\). Make room, or set IQA_HOME"
     ):
@@ -310,8 +326,8 @@ SLOWLY = """
 import sys, time
 from iqa_lib.data import crops
 from iqa_lib.profile import load_profile
-quickly = crops._decode
-crops._decode = lambda *a: (time.sleep(0.1), quickly(*a))[1]
+quickly = crops.read_image
+crops.read_image = lambda *a: (time.sleep(0.1), quickly(*a))[1]
 crops.load_images(load_profile("smoke", dataset="many/labels.csv"))
 """
 
@@ -337,14 +353,14 @@ def test_a_killed_prepare_goes_on_and_ends_in_the_same_bytes(home, picture, monk
         file.write(b"72,96,1")  # half a line
 
     count = 0
-    original = crops._decode
+    original = crops.read_image
 
     def counted(*arguments):
         nonlocal count
         count += 1
         return original(*arguments)
 
-    monkeypatch.setattr(crops, "_decode", counted)
+    monkeypatch.setattr(crops, "read_image", counted)
     settings = load_profile("smoke", dataset="many/labels.csv")
     resumed = load_images(settings, verify=True)
     assert count == 40 - done

@@ -16,7 +16,7 @@ import sys
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,12 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from iqa_lib import paths
 from iqa_lib.data import catalog
-from iqa_lib.errors import DataError
+from iqa_lib.errors import DataError, ImageError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
@@ -126,7 +126,7 @@ def load_all(settings: Profile) -> dict[str, ImageSet]:
 # --- the cache: all images of a table, one after the other, in one file ---
 
 PIXELS, INDEX, JOURNAL = "pixels.u8", "index.json", "journal.csv"
-FORMAT = 2  # goes into the cache's name: raise it whenever `decode` gives other pixels than before
+FORMAT = 3  # goes into the cache's name: raise it whenever `decode` gives other pixels than before
 PIXELS_IN_FLIGHT = 120_000_000  # decoded at the same time, at 4 to 9 bytes each: this bounds the memory
 
 
@@ -140,7 +140,7 @@ def decode_to_cache(files: list[str], title: str, settings: Profile, verify: boo
         DataError: too little space; or images that cannot be decoded, all of them named.
     """
     stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
-    size = WorkingSize(settings.resolution, settings.crop_size, settings.protocol == "paper")
+    size = WorkingSize.for_profile(settings)
     state = (FORMAT, stat, size.resolution, size.crop_size, *["portrait"] * size.portrait)
     key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     folder = paths.DATA / "cache" / "-".join([*re.findall(r"[\w.]+", title), key])
@@ -216,16 +216,18 @@ def _decode_all(files: list[str], size: WorkingSize, folder: Path) -> None:
 def read_sizes(files: list[str]) -> list[tuple[int, int]]:
     """(height, width) in the files' headers; (0, 0) where `decode` will refuse."""
 
-    def read_header(path: str) -> tuple[int, int]:
-        try:
-            with Image.open(path) as file:
-                _refuse_strip(*file.size)
-                return file.height, file.width
-        except Exception:  # told by `decode`
-            return 0, 0
-
     with quiet_pillow(), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        return list(Progress(pool.map(read_header, files), desc="measuring images", total=len(files)))
+        return list(Progress(pool.map(read_size, files), desc="measuring images", total=len(files)))
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """As `read_sizes`, of one file and without its quiet."""
+    try:
+        with Image.open(path) as file:
+            _refuse_strip(*file.size)
+            return file.height, file.width
+    except Exception:  # told by `decode`
+        return 0, 0
 
 
 def _resume(unfinished: Path) -> tuple[list[tuple[int, int]], Any]:
@@ -250,17 +252,19 @@ def _resume(unfinished: Path) -> tuple[list[tuple[int, int]], Any]:
 
 def _try_decode(size: WorkingSize, path: str) -> np.ndarray | DataError:
     try:
-        return _decode(path, size)
+        return read_image(path, size)
     except DataError as error:
         return error
 
 
-def in_order(function: Callable, items: Sequence, costs: Sequence[int]) -> Iterator:
-    """``function`` of each item, in order, from one thread a core; Pillow releases the GIL.
+def in_order(
+    function: Callable, items: Iterable, costs: Iterable[int], workers: int | None = None
+) -> Iterator:
+    """``function`` of each item, in order, from one thread a core or ``workers``; Pillow and torch release the GIL.
 
     No more than `PIXELS_IN_FLIGHT` of ``costs`` (pixels per item) and a few items per core are held at once.
     """
-    workers = joblib.cpu_count()
+    workers = workers or joblib.cpu_count()
     waiting, held = deque(), 0
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -294,6 +298,8 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 # --- one image ---
 
 LONGEST = 50  # times the short side: a strip enlarged to the crop size would fill the memory
+REDUCING_GAP = 2  # a photograph is opened at no less than this many times its working size, if it has that
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -301,32 +307,40 @@ def decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
     """Read any image file as upright RGB, uint8 H x W x 3, at working size.
 
     The first frame of an animation; transparent parts on white, as on a web page; 16-bit grey scaled to 8 bit;
-    CMYK without its colour profile. Images of up to 178 million pixels (Pillow's own limit).
+    CMYK without its colour profile. Images of up to 178 million pixels (Pillow's own limit). Where it is more than
+    twice as large as needed, a JPEG is decoded at a half, a quarter or an eighth of its size.
 
     Raises:
-        DataError: the file is no image, is damaged, or is too large or too long a strip.
+        ImageError: the file is no image, is damaged, or is too large or too long a strip.
     """
     with quiet_pillow():
-        return _decode(path, WorkingSize(resolution, crop_size))
+        return read_image(path, WorkingSize(resolution, crop_size))
 
 
-def _decode(path: str | Path, size: WorkingSize) -> np.ndarray:
+def read_image(source: str | Path | Image.Image, size: WorkingSize) -> np.ndarray:
+    """As `decode`, of a file or of Pillow's image; for threads, because `quiet_pillow` is the caller's."""
     try:
-        with Image.open(path) as file:
+        with source.copy() if isinstance(source, Image.Image) else Image.open(source) as file:
             _refuse_strip(*file.size)
+            height, width = file.height, file.width
+            if file.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+                height, width = width, height
+            height, width = size.of(height, width)
+            if not size.portrait:  # the reference code's way is kept to the bit
+                file.draft(None, (REDUCING_GAP * min(height, width),) * 2)
             ImageOps.exif_transpose(file, in_place=True)
             image = _to_rgb(file)
-            height, width = size.of(image.height, image.width)
             if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BICUBIC)
+                gap = None if size.portrait else REDUCING_GAP
+                image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=gap)
             return np.asarray(image)
     except Exception as error:  # a damaged header makes Pillow's readers raise anything
-        raise DataError(f"{path} {_explain(path, error)}; replace the file or remove its row.") from error
+        raise ImageError(source, _explain(source, error)) from error
 
 
 def decode_whole(path: str | Path) -> np.ndarray:
     """As `decode`, at its own size."""
-    return _decode(path, WorkingSize(sys.maxsize, 1))
+    return read_image(path, WorkingSize(sys.maxsize, 1))
 
 
 @contextlib.contextmanager
@@ -337,8 +351,8 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _explain(path: str | Path, error: Exception) -> str:
-    if Path(path).is_file() and not Path(path).stat().st_size:
+def _explain(source: str | Path | Image.Image, error: Exception) -> str:
+    if not isinstance(source, Image.Image) and Path(source).is_file() and not Path(source).stat().st_size:
         return "is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "is no image that Pillow can read"
@@ -378,6 +392,10 @@ class WorkingSize(NamedTuple):
     resolution: int
     crop_size: int
     portrait: bool = False
+
+    @classmethod
+    def for_profile(cls, settings: Profile) -> WorkingSize:
+        return cls(settings.resolution, settings.crop_size, settings.protocol == "paper")
 
     def of(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after decoding; zeros stay zeros."""
