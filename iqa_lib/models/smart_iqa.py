@@ -12,8 +12,10 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from iqa_lib.errors import CheckpointError, WorkbookError
 from iqa_lib.models.backbones import Backbone, own_weights
 from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
+from iqa_lib.models.tensors import read_without_running, require_same_tensors
 
 
 class ModelSize(NamedTuple):
@@ -64,9 +66,35 @@ class BlindIQA(nn.Module):
         return self.score_stages(self.stages(image_BCHW))
 
     @classmethod
+    def from_pretrained(cls, folder: str | Path, **options) -> BlindIQA:
+        """The model that ``save_pretrained`` wrote into this folder, or a repository of the Hugging Face Hub.
+
+        Raises:
+            CheckpointError: ``config.json`` or the weights are absent or damaged, or do not fit one another.
+        """
+        try:
+            return super().from_pretrained(folder, **options)
+        except WorkbookError:
+            raise
+        except Exception as error:  # of the hub, of JSON, of a constructor given strange settings
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"No model can be read from '{folder}': {reason}. Expected is a folder with the config.json and "
+                f"model.safetensors of save_pretrained, or the name of such a repository on the Hugging Face Hub."
+            ) from error
+
+    @classmethod
     def _from_pretrained(cls, **kwargs):
         # The saved weights replace the backbone's: do not fetch ImageNet's first.
         return super()._from_pretrained(**{**kwargs, "pretrained": False})
+
+    @classmethod
+    def _load_as_safetensor(cls, model: BlindIQA, model_file: str, map_location: str, strict: bool) -> BlindIQA:
+        # The hub's own leaves a model at random where tensors are missing.
+        tensors = read_without_running(model_file, mend="Train or save the model again.")
+        require_same_tensors(tensors, model.state_dict(), f"'{model_file}'")
+        model.load_state_dict(tensors)
+        return model.to(map_location).eval()
 
 
 class SmartIQA(BlindIQA, PyTorchModelHubMixin):
@@ -128,7 +156,9 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
             WeightsError: the installed package lacks the weights.
         """
         model = cls(backbone=DEFAULT_BACKBONE, pretrained=True, image_size=DEFAULT_CROP)
-        model.head.load_state_dict(own_weights(DEFAULT_HEAD))
+        weights = own_weights(DEFAULT_HEAD)
+        require_same_tensors(weights, model.head.state_dict(), f"the package's weights '{DEFAULT_HEAD}'")
+        model.head.load_state_dict(weights)
         return model.eval()
 
 

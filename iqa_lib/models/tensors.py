@@ -1,0 +1,70 @@
+"""Tensors from files that nobody vouches for: read without running anything in them, compared with what is expected."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from iqa_lib.errors import CheckpointError
+
+# Buffers that follow from the architecture, or count: some files have them, some do not.
+DERIVED = (".attn_mask", ".relative_position_index", ".num_batches_tracked")
+
+NO_CODE = "Save its state dict alone with torch.save(model.state_dict(), path), or as safetensors."
+
+
+def read_without_running(path: str | Path, mend: str = NO_CODE) -> object:
+    """What a ``.safetensors`` file or one of ``torch.save`` holds: tensors, plain numbers, texts and containers of them.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or holds an object that only running code could make.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"The checkpoint '{path}' does not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle or header makes the readers raise anything
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint that can be read safely: it is damaged or holds more than tensors "
+            f"({_reason(error)}). {mend}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code after all: not repeated here
+        wanted = re.search(r"Unsupported global: GLOBAL (\S+)", text)
+        return f"it wants to run {wanted[1]}" if wanted else "not the pickle of a state dict"
+    return text[:200] or type(error).__name__
+
+
+def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str) -> None:
+    """Refuse tensors that are not those of the model, one by one.
+
+    Raises:
+        CheckpointError: names missing, unknown, misshapen tensors and such as hold NaN or infinity; the first five.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise CheckpointError(f"{label} holds no state dict, a mapping of names to tensors.")
+    faults = [f"missing {k}" for k in expected.keys() - given.keys()]
+    faults += [f"unknown {k}" for k in given.keys() - expected.keys()]
+    for name in expected.keys() & given.keys():
+        tensor, wanted = given[name], expected[name]
+        if tensor.shape != wanted.shape:
+            faults.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(wanted.shape)}")
+        elif tensor.is_floating_point() != wanted.is_floating_point() or tensor.is_complex():
+            faults.append(f"{name} is {tensor.dtype}, expected {wanted.dtype}")
+        elif not tensor.isfinite().all():
+            faults.append(f"{name} holds values that are not finite")
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise CheckpointError(f"{label} does not fit the model: {'; '.join(sorted(faults)[:5])}{more}.")
