@@ -31,6 +31,7 @@ from iqa_lib.evaluate import ahead
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.models.hybrid import HybridSwin
 from iqa_lib.models.smart_iqa import fastest_device
+from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import claimed, environment
@@ -147,7 +148,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
     )
     state_file, done = folder / "state.pt", []
     if state_file.is_file():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        state = read_without_running(state_file, f"Remove {state_file} to train from the beginning.")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])

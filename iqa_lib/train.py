@@ -29,7 +29,7 @@ from torch import Tensor
 from iqa_lib import metrics, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, load_images, random_crops
-from iqa_lib.errors import RunError
+from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.evaluate import (
     Crop,
     ahead,
@@ -43,6 +43,7 @@ from iqa_lib.evaluate import (
 from iqa_lib.losses import combined
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
+from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import Run, claimed
@@ -114,11 +115,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
     best = {"srcc": -math.inf, "epoch": 0}
     state_file = run.folder / "state.pt"
     if state_file.is_file():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        epochs, best = state["epochs"], state["best"]
+        epochs, best = _resume(loop, state_file)
 
     for epoch in range(len(epochs) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.patience and best["epoch"]:
@@ -150,11 +147,9 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         if not accelerator.is_main_process:
             continue
         paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
-        trained = {k for k, p in model.named_parameters() if p.requires_grad}
-        frozen = {k for k, _ in model.named_parameters()} - trained
         _save_state(
             state_file,
-            model={k: v for k, v in model.state_dict().items() if k not in frozen},
+            model={k: v for k, v in model.state_dict().items() if k in _trained(model)},
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict(),
             epochs=epochs,
@@ -343,6 +338,32 @@ def _schedule(settings: Profile, optimizer: torch.optim.Optimizer, batches: int)
         settings.final_learning_rate if honest else PAPER_FLOOR / g["lr"] for g in optimizer.param_groups
     ]
     return [functools.partial(factor, floor) for floor in floors]
+
+
+def _resume(loop: Loop, state_file: Path) -> tuple[list[dict], dict]:
+    """Bring the loop to where it was interrupted; the epochs so far, and the best of them."""
+    mend = f"Remove the folder {state_file.parent} to train this run from its beginning."
+    try:
+        state = read_without_running(state_file, mend)
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    try:
+        trained = {k: v for k, v in loop.model.state_dict().items() if k in _trained(loop.model)}
+        require_same_tensors(state["model"], trained, f"'{state_file}'")
+        loop.model.load_state_dict(state["model"], strict=False)
+        loop.optimizer.load_state_dict(state["optimizer"])
+        loop.schedule.load_state_dict(state["schedule"])
+        epochs, best = state["epochs"], state["best"]
+        if [row["epoch"] for row in epochs] != list(range(1, len(epochs) + 1)) or best["epoch"] > len(epochs):
+            raise ValueError(f"it counts the epochs {[row['epoch'] for row in epochs]}")
+        return epochs, {"srcc": float(best["srcc"]), "epoch": int(best["epoch"])}
+    except Exception as error:  # whatever a strange content makes the optimizer raise
+        raise RunError(f"'{state_file}' is not the state of this run ({error}). {mend}") from error
+
+
+def _trained(model: BlindIQA) -> set[str]:
+    """Names in the model's state that training changes: all but frozen parameters."""
+    return model.state_dict().keys() - {k for k, p in model.named_parameters() if not p.requires_grad}
 
 
 def _save_state(path: Path, **state) -> None:

@@ -89,7 +89,9 @@ class BlindIQA(nn.Module):
         return super()._from_pretrained(**{**kwargs, "pretrained": False})
 
     @classmethod
-    def _load_as_safetensor(cls, model: BlindIQA, model_file: str, map_location: str, strict: bool) -> BlindIQA:
+    def _load_as_safetensor(
+        cls, model: BlindIQA, model_file: str, map_location: str, strict: bool
+    ) -> BlindIQA:
         # The hub's own leaves a model at random where tensors are missing.
         tensors = read_without_running(model_file, mend="Train or save the model again.")
         require_same_tensors(tensors, model.state_dict(), f"'{model_file}'")
