@@ -192,9 +192,11 @@ def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file
         with contextlib.suppress(Exception):  # of another architecture: compared as it is
             given = convert(dict(given), whole)
     try:
-        require_same_tensors(needed(given), needed(whole.state_dict()), f"The weights file '{file}'")
+        require_same_tensors(
+            needed(given), needed(whole.state_dict()), f"The weights file '{file}'", f"backbone '{name}'"
+        )
     except CheckpointError as error:
-        raise WeightsError(f"{error} It is not for backbone '{name}'.") from error
+        raise WeightsError(str(error)) from error
 
 
 def _own_file(name: str) -> Path:

@@ -49,7 +49,9 @@ def _reason(error: Exception) -> str:
     return text[:200] or type(error).__name__
 
 
-def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str) -> None:
+def require_same_tensors(
+    given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model"
+) -> None:
     """Refuse tensors that are not those of the model, one by one.
 
     Raises:
@@ -71,4 +73,4 @@ def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: s
             faults.append(f"{name} holds values that are not finite")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise CheckpointError(f"{label} does not fit the model: {'; '.join(sorted(faults)[:5])}{more}.")
+        raise CheckpointError(f"{label} does not fit {model}: {'; '.join(sorted(faults)[:5])}{more}.")
