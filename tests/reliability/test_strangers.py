@@ -7,6 +7,7 @@ import shutil
 import zipfile
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -142,11 +143,14 @@ def whole_numbers(tensors):
 FAULTS = (without_one, with_one_more, misshapen, not_finite, whole_numbers)
 
 
-def test_tensors_that_do_not_fit_are_named_at_every_door(home, tmp_path, monkeypatch, record):
-    import timm
+def whole_network(name):
+    """timm's network of this shape, with its classifier."""
+    architecture, shape = backbones.OWN_SHAPES[name]
+    return timm.create_model(architecture, **shape, img_size=192 if name == "swin_nano_plain" else 64)
 
-    architecture, shape = backbones.OWN_SHAPES["swin_test"]
-    whole = timm.create_model(architecture, **shape, img_size=64).state_dict()
+
+def test_tensors_that_do_not_fit_are_named_at_every_door(home, tmp_path, monkeypatch, record):
+    whole = whole_network("swin_test").state_dict()
     backbone = {name: tensor for name, tensor in whole.items() if not name.startswith("head.")}
     run = train(load_profile("smoke", epochs=1))
     nano = Backbone("swin_nano", pretrained=False).net.state_dict()
@@ -190,8 +194,7 @@ def test_another_size_is_refused_by_its_tensors(tmp_path, record):
     config.write_text(json.dumps({**json.loads(config.read_text()), "model_size": "base"}))
     with pytest.raises(CheckpointError, match=r"model.safetensors' does not fit the model: .*expected"):
         SmartIQA.from_pretrained(tmp_path / "model")
-    body = SmartIQA("tiny", backbone="swin_nano_plain", image_size=192, pretrained=False).backbone.net
-    save_file(body.state_dict(), tmp_path / "other.safetensors")
+    save_file(whole_network("swin_nano_plain").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match=r"does not fit backbone 'swin_test': .*expected"):
         Backbone("swin_test", pretrained=tmp_path / "other.safetensors", image_size=64)
     record("strangers", "weights of another size: tiny offered to base, nano to test", 2, "all named")
