@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from iqa_lib import paths
 from iqa_lib.errors import ProfileError, WorkbookError
 
 # Everything slow (papermill, torch, pandas) is imported by the command that needs it: --help answers at once.
@@ -21,13 +27,39 @@ def main(arguments: list[str] | None = None) -> int:
     _add_pretrain(commands)
     options = parser.parse_args(arguments)
     try:
-        return options.act(options)
+        with _sigterm_as_interrupt():
+            return options.act(options)
     except WorkbookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.errno not in paths.FULL | paths.FORBIDDEN:
+            raise
+        print(f"error: {paths.storage_error(error, Path(error.filename or paths.HOME))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
         print("Interrupted. What is finished is kept: the same command goes on from there.", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers and clusters send it before they kill: treated as Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signal handlers
+        return
+
+    def interrupt(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:

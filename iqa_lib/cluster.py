@@ -104,7 +104,6 @@ def _train_there(settings: Profile, data_fingerprint: str) -> tuple[dict[str, by
 
 
 def _store(run: Run, files: dict[str, bytes]) -> None:
-    run.folder.mkdir(parents=True, exist_ok=True)
     with claimed(run.folder):
         if run.complete:  # the disk is shared
             return

@@ -41,5 +41,9 @@ class RunError(WorkbookError):
     """A training run that could not go on."""
 
 
+class StorageError(WorkbookError):
+    """A disk that is full or gone, or a folder that may not be written."""
+
+
 class ExplainError(WorkbookError):
     """A look inside that this model or image does not allow."""

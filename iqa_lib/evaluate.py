@@ -62,7 +62,11 @@ def crop_features(
 ) -> np.memmap:
     """What the head reads of each crop, float16 (N, P), from the frozen backbone; computed once, then read.
 
-    The file's name is a hash of data, crops and backbone, so every run that shares them shares the file.
+    The file's name is a hash of data, crops and backbone, so every run that shares them shares the file. Computing
+    that was killed goes on behind the last whole batch.
+
+    Raises:
+        StorageError: the cache's folder cannot be written.
     """
     key = (
         images.fingerprint,
@@ -78,27 +82,36 @@ def crop_features(
     listing = np.array(crops, dtype=np.int64)
     digest = hashlib.sha256(json.dumps(key).encode() + listing.tobytes()).hexdigest()[:20]
     path = paths.DATA / "cache" / f"features-{digest}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        if not path.is_file():
-            _compute_features(settings, model, images, crops, path, what, colour_jitter)
+    with paths.writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.is_file():
+                _compute_features(settings, model, images, crops, path, what, colour_jitter)
     return np.load(path, mmap_mode="r")
 
 
 def _compute_features(settings, model, images, crops, path, what, colour_jitter) -> None:
     temporary = path.with_suffix(".unfinished.npy")
-    shape = (len(crops), packed_size(model.backbone.channels))
-    file = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+    width = packed_size(model.backbone.channels)
+    header = io.BytesIO()
+    shape = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": (len(crops), width)}
+    np.lib.format.write_array_header_1_0(header, shape)
     model.eval()
-    starts = range(0, len(crops), EVALUATION_BATCH)
-    for start in Progress(starts, desc=f"features: {what}"):
-        chunk = crops[start : start + EVALUATION_BATCH]
-        cut = images.crops(chunk, settings.crop_size)
-        cut = jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))])
-        with torch.inference_mode():
-            packed = stages_of(settings, model, cut).pack()
-        file[start : start + len(chunk)] = packed.float().cpu().numpy()
-    file.flush()
+    with open(temporary, "ab") as file:  # appended, not mapped: a full disk then is an error and no SIGBUS
+        batches = max(0, file.tell() - header.tell()) // (2 * width * EVALUATION_BATCH)
+        file.truncate(header.tell() + batches * 2 * width * EVALUATION_BATCH if batches else 0)
+        if not batches:
+            file.write(header.getvalue())
+        starts = range(batches * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
+        for start in Progress(starts, desc=f"features: {what}"):
+            chunk = crops[start : start + EVALUATION_BATCH]
+            cut = images.crops(chunk, settings.crop_size)
+            cut = jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))])
+            with torch.inference_mode():
+                packed = stages_of(settings, model, cut).pack()
+            file.write(packed.float().cpu().numpy().astype(np.float16).tobytes())
+            file.flush()
+    paths.sync(temporary)
     temporary.replace(path)
 
 

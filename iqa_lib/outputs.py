@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -18,12 +19,13 @@ _saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": 
 
 def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data: pd.DataFrame | None = None):
     """Write ``figures/<profile>/NAME.pdf``, ``.png`` and, with ``data``, ``.csv``; returns the figure."""
-    settings.figures.mkdir(parents=True, exist_ok=True)
     target = settings.figures / name
-    figure.savefig(target.with_suffix(".pdf"), bbox_inches="tight", metadata={"CreationDate": None})
-    figure.savefig(target.with_suffix(".png"), bbox_inches="tight", dpi=300)
+    for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}.items():
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], bbox_inches="tight", **options)
+        paths.write_atomically(target.with_suffix(suffix), content.getvalue())
     if data is not None:
-        data.to_csv(target.with_suffix(".csv"), index=False)
+        paths.write_atomically(target.with_suffix(".csv"), data.to_csv(index=False))
     plt.close(figure)
     _remember("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png"))})
     return figure
@@ -31,9 +33,8 @@ def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data
 
 def save_table(settings: Profile, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
     """Write ``figures/<profile>/NAME.csv`` and ``.tex`` (`to_latex`); returns the table to show."""
-    settings.figures.mkdir(parents=True, exist_ok=True)
     target = settings.figures / f"{name}.csv"
-    table.to_csv(target, index=False)
+    paths.write_atomically(target, table.to_csv(index=False))
     paths.write_atomically(target.with_suffix(".tex"), to_latex(table, name, caption))
     _remember("tables", {"name": name, "caption": caption, "file": str(target)})
     return table

@@ -1,7 +1,13 @@
 """Where things lie. The checkout by default; the folder named by IQA_HOME where that is set."""
 
+import contextlib
+import errno
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from iqa_lib.errors import StorageError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("IQA_HOME") or CHECKOUT).resolve()
@@ -13,11 +19,57 @@ FIGURES = HOME / "figures"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write under a temporary name, sync, rename: a reader never sees half a file.
+
+    Raises:
+        StorageError: the disk refuses; what was at ``path`` before is still there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(temporary)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has the file's content: after a power cut a name must not stand for nothing."""
+    with open(path, "rb") as file:
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Whatever the disk refuses becomes a `StorageError` that names the folder and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENODEV}
+
+
+def storage_error(error: OSError, folder: Path) -> StorageError:
+    """What to tell a person whose ``folder`` could not be written."""
+    elsewhere = "set IQA_HOME to a folder on another disk"
+    if error.errno in FULL:
+        with contextlib.suppress(OSError):
+            elsewhere += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free here)"
+        way_out = f"Make room, or {elsewhere}"
+    elif error.errno in FORBIDDEN:
+        way_out = f"Give yourself the right to write there, or {elsewhere}"
+    elif error.errno in GONE:
+        way_out = f"Was it moved or deleted, or its disk unplugged? Bring it back, or {elsewhere}"
+    else:
+        way_out = f"Look after its disk, or {elsewhere}"
+    return StorageError(
+        f"{folder} cannot be written: {error.strerror or error}. {way_out}. What was finished before is kept: the "
+        f"same command goes on from there."
+    )

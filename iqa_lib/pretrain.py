@@ -111,7 +111,6 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     """
     images = load_images(settings_for(backbone, labels))
     folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"
-    folder.mkdir(parents=True, exist_ok=True)
     with claimed(folder):
         if not (folder / "model.safetensors").is_file():
             _pretrain(backbone, images, folder, epochs, seed)

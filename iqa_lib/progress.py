@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -48,5 +49,6 @@ class Progress(tqdm):
         state = {"description": self._text, "fraction": self._count / self._steps, "seconds_left": left}
         path = Path(self._file)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(path)
+        with contextlib.suppress(OSError):  # the work may go on where the news cannot be written
+            temporary.write_text(json.dumps(state))
+            temporary.replace(path)

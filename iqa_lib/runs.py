@@ -52,6 +52,7 @@ def claimed(folder: Path) -> Iterator[None]:
     A claim whose owner died counts no longer: at once on the same machine, after a minute on another.
 
     Raises:
+        StorageError: the folder cannot be written.
         RunError: this process gave no sign of life for so long that another could take the run over.
     """
     claim = filelock.SoftFileLease(
@@ -62,7 +63,9 @@ def claimed(folder: Path) -> Iterator[None]:
         ),  # noticed in a thread, which can stop the work only thus
     )
     try:
-        claim.acquire(timeout=2)
+        with paths.writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            claim.acquire(timeout=2)
     except filelock.Timeout:
         print(f"{folder.name} is being worked on by {_owner(claim)}: waiting for it.", file=sys.stderr)
         claim.acquire(poll_interval=1)

@@ -14,6 +14,9 @@ import functools
 import io
 import json
 import math
+import re
+import shutil
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from safetensors import SafetensorError
 from torch import Tensor
 
 from iqa_lib import metrics, paths
@@ -51,6 +55,7 @@ from iqa_lib.runs import Run, claimed
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
+MODEL = "model.safetensors"
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
 PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
 
@@ -62,10 +67,10 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
         DataError: the dataset is unusable or a split is empty.
         WeightsError: the backbone's weights cannot be had.
         RunError: the loss is no longer a number; the last good epoch stays on disk.
+        StorageError: the run store cannot be written; so does the last epoch.
     """
     images = images or load_images(settings)
     run = Run(settings, images.fingerprint)
-    run.folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()
     if accelerator.num_processes > 1 and (settings.loss not in PER_IMAGE_LOSSES or settings.ranking_weight):
         raise RunError(
@@ -114,7 +119,12 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
     epochs: list[dict] = []
     best = {"srcc": -math.inf, "epoch": 0}
     state_file = run.folder / "state.pt"
-    if state_file.is_file():
+    if accelerator.is_main_process:
+        for half_written in run.folder.glob(".*.tmp"):  # by one that was killed
+            half_written.unlink(missing_ok=True)
+    if state_file.is_file() and not (run.folder / MODEL).is_file():
+        print(f"{run.folder}: {MODEL}, the best epoch's weights, is gone: training anew.", file=sys.stderr)
+    elif state_file.is_file():
         epochs, best = _resume(loop, state_file)
 
     for epoch in range(len(epochs) + 1, settings.epochs + 1):
@@ -374,13 +384,25 @@ def _save_state(path: Path, **state) -> None:
 
 def _save_model(model: BlindIQA, folder: Path) -> None:
     unfinished = folder / ".unfinished"
-    model.save_pretrained(unfinished)
-    for name in ("config.json", "model.safetensors"):
-        (unfinished / name).replace(folder / name)
+    with paths.writing_to(folder):
+        try:
+            model.save_pretrained(unfinished)
+        except SafetensorError as error:  # tells the operating system's error in words
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else 0, str(error)) from error
+        for name in ("config.json", MODEL):
+            paths.sync(unfinished / name)
+            (unfinished / name).replace(folder / name)
+        shutil.rmtree(unfinished)
 
 
 def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
     """Score the held-out splits with the best weights and write the results, ``result.json`` last."""
+    if not (run.folder / MODEL).is_file():
+        raise RunError(
+            f"{run.folder}: {MODEL}, the weights of epoch {best['epoch']}, was deleted while this run trained. "
+            f"Run it again: it begins anew."
+        )
     model = run.load_model().to(device)
     parts = {}
     for split in ("val", "test") if settings.protocol == "honest" else ("test",):

@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -118,7 +116,7 @@ def run_workbook(
 ) -> int:
     """Run a profile's notebooks in name order; returns the exit code.
 
-    0: all well; 1: a notebook failed; 2: notebooks failed by a user's mistake alone; 130: interrupted.
+    0: all well; 1: a notebook failed; 2: notebooks failed by a user's mistake alone.
 
     Raises:
         ProfileError: unknown profile, parameter or notebook.
@@ -140,15 +138,14 @@ def run_workbook(
     _check_needs(everything)
     settings.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(settings.folder / ".lock", blocking=False), _sigterm_as_interrupt():
+        with FileLock(settings.folder / ".lock", blocking=False):
             parameters = {"profile": profile, **overrides}
             return _run_all(everything, chosen, settings, parameters, force, console)
     except Timeout:
         raise RunError(f"another run of profile '{settings.profile}' is under way") from None
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the cell cut off is no news
-        _say(console, "Interrupted; run the same command again to go on.")
-        return 130
+        raise
 
 
 def _run_all(everything, chosen, settings: Profile, parameters, force, console: Console) -> int:
@@ -282,18 +279,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set signal handlers
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # ---- skipping --------------------------------------------------------------------------------------------

@@ -1,11 +1,6 @@
 """The batch runner on tiny notebooks: what it runs, skips, refuses and reports."""
 
 import io
-import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -206,29 +201,3 @@ def test_two_runs_of_a_profile_at_once_are_refused(study, capsys):
     with FileLock(study.folder / ".lock"):
         assert __main__.main(["run", "--profile", study.profile]) == 2
     assert capsys.readouterr().err == "error: another run of profile 'tiny' is under way\n"
-
-
-def test_an_interrupt_stops_the_kernel_and_says_how_to_go_on(study):
-    study.write(
-        "01_a",
-        'json.dump(os.getpid(), open(pathlib.Path(os.environ["IQA_HOME"], "pid"), "w"))',
-        "import time; time.sleep(60)",
-    )
-    code = (
-        "import sys, pathlib; from iqa_lib.workbook import run_workbook;"
-        "sys.exit(run_workbook(sys.argv[1], notebooks=pathlib.Path(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", code, study.profile, str(study.home / "notebooks")]
-    runner = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not ((study.home / "pid").is_file() and (study.home / "pid").read_text()):
-        assert runner.poll() is None
-        time.sleep(0.1)
-    time.sleep(0.5)
-    runner.terminate()
-    said, noise = runner.communicate(timeout=30)
-    assert runner.returncode == 130 and not noise
-    assert said.endswith("Interrupted; run the same command again to go on.\n")
-    kernel = json.loads((study.home / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(kernel, 0)
-    assert not (study.folder / "state/01_a.json").exists()

@@ -137,6 +137,7 @@ def decode_to_cache(files: list[str], title: str, settings: Profile, verify: boo
     image in ``pixels.u8``, and only what agrees with it is kept. ``index.json`` is written last.
 
     Raises:
+        StorageError: the cache cannot be written.
         DataError: too little space; or images that cannot be decoded, all of them named.
     """
     stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
@@ -190,6 +191,7 @@ def _decode_all(files: list[str], size: WorkingSize, folder: Path) -> None:
     decoded = in_order(partial(_try_decode, size), files[done:], costs)
     bar = f"decoding images ({done} were)" if done else "decoding images"
     with (
+        paths.writing_to(folder.parent),
         open(unfinished / PIXELS, "ab") as pixels,
         open(unfinished / JOURNAL, "ab") as journal,
         quiet_pillow(),
