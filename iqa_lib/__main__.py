@@ -20,11 +20,13 @@ from iqa_lib.errors import ProfileError, WorkbookError
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_score(commands)
     _add_run(commands)
     _add_train(commands)
     _add_bench(commands)
     _add_data(commands)
     _add_pretrain(commands)
+    _add_export(commands)
     options = parser.parse_args(arguments)
     try:
         with _sigterm_as_interrupt():
@@ -60,6 +62,84 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+MODEL_HELP = (
+    "a run (name or folder), a profile with one run, a folder of save_pretrained, or a checkpoint of the reference "
+    "code; by default the model that comes with the package"
+)
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    score = commands.add_parser("score", help="score photographs: 0-100, higher is better")
+    score.add_argument("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN")
+    score.add_argument("--model", help=MODEL_HELP)
+    score.add_argument("--csv", metavar="FILE", help="write image, score and fault of each")
+    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    score.add_argument("--map", metavar="FOLDER", help="write each photograph's local quality as PNG")
+    score.set_defaults(act=_score)
+
+
+LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
+
+
+def _score(options: argparse.Namespace) -> int:
+    import json
+
+    from iqa_lib import paths, scoring
+
+    files = scoring.find_images(options.images)
+    scorer = scoring.load_scorer(options.model)
+    table = scoring.score_all(scorer, files, len(files)).round(4)
+    if options.csv:
+        paths.write_atomically(Path(options.csv), table.to_csv(index=False))
+    if options.map:
+        scoring.save_maps(scorer, table, Path(options.map))
+    faults = table[table["fault"] != ""]
+    if options.json:
+        rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        _print_scores(
+            scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable")
+        )
+    for row in faults.itertuples():
+        print(f"no score: {row.image} {row.fault}", file=sys.stderr)
+    return int(bool(len(faults)))
+
+
+def _print_scores(model: str, best_first: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table("score", "image", caption=f"{len(best_first):,} images, scored by {model}")
+    shown.columns[0].justify = "right"
+    left_out = len(best_first) - LONGEST_TABLE
+    for place, row in enumerate(best_first.itertuples()):
+        if left_out <= 0 or not LONGEST_TABLE // 2 <= place < len(best_first) - LONGEST_TABLE // 2:
+            shown.add_row(f"{row.score:.1f}", escape(row.image))
+        elif place == LONGEST_TABLE // 2:
+            shown.add_row("…", f"{left_out:,} more; --csv FILE lists all")
+    Console().print(shown)
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser("export", help="write a model as ONNX, for engines other than PyTorch")
+    export.add_argument("file", metavar="OUT.onnx")
+    export.add_argument("--model", help=MODEL_HELP)
+    export.set_defaults(act=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from iqa_lib import scoring
+    from iqa_lib.models.export import export_model
+
+    scorer = scoring.load_scorer(options.model)
+    print(f"{scorer.name}: {export_model(scorer.model, scorer.settings, Path(options.file))}")
+    if scorer.settings.precision != "float32":
+        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
+    return 0
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:

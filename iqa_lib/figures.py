@@ -540,13 +540,28 @@ def local_maps(image: np.ndarray, quality: np.ndarray, added: np.ndarray, title:
         (axes[1], quality, {"cmap": "viridis"}, "local quality", "score of small crops (0–100)"),
         (axes[2], added, {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach}, "what a part adds", "points lost when blurred"),
     ):  # fmt: skip
-        axis.imshow(image.mean(axis=2), cmap="gray")
-        drawn = axis.imshow(layer, alpha=0.7, **options)
-        axis.set_title(name)
-        figure.colorbar(drawn, ax=axis, label=unit, shrink=0.8)
+        _lay_over(axis, image, layer, name, unit, **options)
     for axis in axes:
         axis.axis("off")
     return figure
+
+
+def quality_beside(image: np.ndarray, quality: np.ndarray, title: str) -> Figure:
+    """An image and its local quality, on the whole scale, so that maps of several images compare."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    axes[0].imshow(image)
+    axes[0].set_title(title)
+    _lay_over(axes[1], image, quality, "local quality", "score of small crops", cmap="viridis", vmin=0, vmax=100)
+    for axis in axes:
+        axis.axis("off")
+    return figure
+
+
+def _lay_over(axis, image: np.ndarray, layer: np.ndarray, name: str, unit: str, **options) -> None:
+    axis.imshow(image.mean(axis=2), cmap="gray")
+    drawn = axis.imshow(layer, alpha=0.7, **options)
+    axis.set_title(name)
+    axis.figure.colorbar(drawn, ax=axis, label=unit, shrink=0.8)
 
 
 def accuracy_and_cost(table: pd.DataFrame) -> Figure:

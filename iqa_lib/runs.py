@@ -145,6 +145,26 @@ class Run(StoredRun):
         name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
         super().__init__(settings.folder / "store" / f"{name}-{digest}", config)
 
+    @classmethod
+    def at(cls, folder: Path) -> Run:
+        """The finished run in this folder, wherever that lies.
+
+        Raises:
+            RunError: it is not finished, or its ``run.json`` is not that of a run.
+        """
+        if not (folder / "result.json").is_file():
+            raise RunError(f"The run in {folder} is not complete: start its training again, it goes on.")
+        try:
+            config = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            known = {key: value for key, value in config.items() if key in Profile.model_fields}
+            settings = Profile(**known, profile=folder.resolve().parent.parent.name)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise RunError(f"{folder / 'run.json'} is not that of a trained run: {error}") from error
+        run = cls.__new__(cls)
+        StoredRun.__init__(run, folder, config)
+        run.settings = settings
+        return run
+
     @property
     def backbone(self) -> str:
         return self.settings.backbone

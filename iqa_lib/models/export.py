@@ -9,18 +9,22 @@ import contextlib
 import copy
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from iqa_lib import paths
 from iqa_lib.models.smart_iqa import BlindIQA
+from iqa_lib.profile import Profile
 
 INPUT, OUTPUT = "crops", "score"
 
@@ -54,6 +58,34 @@ def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
             verbose=False,
         )
     return Path(path)
+
+
+PREPARE = (
+    "Open the photograph upright, as 8-bit RGB, transparent parts white. {resize} Cut the fewest squares of {crop} px that "
+    "cover it, evenly spaced from side to side and rounded to whole pixels. Its score is the mean of theirs: 0-100, higher "
+    "is better. Normalisation is in the graph."
+)
+KEEPING_ASPECT = (
+    "Reduce it (bicubic, antialiased) to a short side of {resolution} px if that is longer; enlarge it to {crop} px if "
+    "shorter than that."
+)
+PORTRAIT = "Resize it (bicubic, antialiased), whatever its shape, to {resolution} px wide and a third taller."
+
+
+def export_model(model: BlindIQA, settings: Profile, path: Path) -> Path:
+    """As `to_onnx`, at one stroke, with what a user must do before and after as the file's metadata."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        written = onnx.load(to_onnx(model, unfinished, settings.crop_size))
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sizes = {"resolution": settings.resolution, "crop": settings.crop_size}
+    resize = PORTRAIT if settings.protocol == "paper" else KEEPING_ASPECT
+    told = {**sizes, "prepare": PREPARE.format(**sizes, resize=resize.format(**sizes))}
+    onnx.helper.set_model_props(written, {key: str(value) for key, value in told.items()})
+    paths.write_atomically(path, written.SerializeToString())
+    return path
 
 
 def to_int8(onnx_file: str | Path, path: str | Path, batches: Iterable[np.ndarray]) -> Path:
