@@ -551,7 +551,9 @@ def quality_beside(image: np.ndarray, quality: np.ndarray, title: str) -> Figure
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     axes[0].imshow(image)
     axes[0].set_title(title)
-    _lay_over(axes[1], image, quality, "local quality", "score of small crops", cmap="viridis", vmin=0, vmax=100)
+    _lay_over(
+        axes[1], image, quality, "local quality", "score of small crops", cmap="viridis", vmin=0, vmax=100
+    )
     for axis in axes:
         axis.axis("off")
     return figure

@@ -178,8 +178,7 @@ class Run(StoredRun):
         from iqa_lib.models import smart_iqa
 
         kind = {"smart_iqa": smart_iqa.SmartIQA, "hyper_iqa": smart_iqa.HyperIQA}[self.settings.method]
-        with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it reads from
-            return kind.from_pretrained(self.folder).to(smart_iqa.fastest_device()).eval()
+        return kind.from_pretrained(self.folder).to(smart_iqa.fastest_device()).eval()
 
 
 def environment(device: str, seconds: float) -> dict:

@@ -83,7 +83,7 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
     if model is None:
         return _default()
     path = _locate(str(model))
-    if path.is_file():
+    if path.suffix.lower() in CHECKPOINTS:
         return _ready(path.name, load_reference_checkpoint(path), REFERENCE_CROP)
     if (path / "run.json").is_file() or (path / "epochs.jsonl").is_file():
         run = Run.at(path)
@@ -200,21 +200,28 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
     Raises:
         DataError: a file or folder does not exist, or the one image cannot be read.
     """
-    single = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    single = single or (isinstance(images, str | Path) and Path(images).expanduser().is_file())
+    table, single = _score_any(images, load_scorer(model))
+    if told := _faults(table):
+        if single:
+            raise DataError(told)
+        warnings.warn(told, stacklevel=2)
+    return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
+
+
+def _score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
+    """`score_all` of whatever names images, and whether they are one image, not several."""
+    named = isinstance(images, str | Path)
+    single = Path(images).expanduser().is_file() if named else isinstance(images, Image.Image)
+    single |= isinstance(images, np.ndarray) and images.ndim < 4
     sources = []
-    for one in [images] if single or isinstance(images, str | Path) else images:
+    for one in [images] if named or single else images:
         sources += find_images([one]) if isinstance(one, str | Path) else [one]
-    table = score_all(load_scorer(model), sources, len(sources))
-    unreadable = table[table["fault"] != ""]
-    told = "; ".join(f"{row.image} {row.fault}" for row in unreadable.itertuples())
-    if single:
-        if told:
-            raise DataError(f"{told}.")
-        return float(table["score"].iloc[0])
-    if told:
-        warnings.warn(f"{len(unreadable)} of {len(table)} images have no score: {told}.", stacklevel=2)
-    return table.set_index("image")["score"]
+    return score_all(scorer, sources, len(sources)), single
+
+
+def _faults(table: pd.DataFrame) -> str:
+    faults = [f"{row.image} {row.fault}" for row in table.itertuples() if row.fault]
+    return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
 
 def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFrame:
@@ -229,10 +236,10 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
     cores = joblib.cpu_count() if torch.cuda.is_available() else before
     workers = min(cores, MOST_WORKERS)
     work = functools.partial(_score_group, scorer, max(1, cores // workers))
-    groups, again = itertools.tee(_grouped(images, EVALUATION_BATCH))
+    jobs = ((group, _most_pixels(group)) for group in _grouped(images, EVALUATION_BATCH))
     try:
         with quiet_pillow():
-            scored = itertools.chain.from_iterable(in_order(work, groups, map(_most_pixels, again), workers))
+            scored = itertools.chain.from_iterable(in_order(work, jobs, workers))
             rows = list(Progress(scored, desc="scoring", total=total) if total > 1 else scored)
     finally:
         torch.set_num_threads(before)
@@ -359,12 +366,10 @@ class Metric(nn.Module):
             DataError: a tensor of another shape or range; an image that cannot be read.
         """
         if not isinstance(images, Tensor):
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                try:
-                    return torch.as_tensor(score(images, self.scorer), dtype=torch.float32).reshape(-1)
-                except UserWarning as unreadable:
-                    raise DataError(str(unreadable)) from None
+            table, _ = _score_any(images, self.scorer)
+            if told := _faults(table):
+                raise DataError(told)
+            return torch.tensor(table["score"].to_numpy(np.float32))
         images_N3HW = images[None] if images.ndim == 3 else images
         _require_unit_range(images_N3HW)
         if images.requires_grad and torch.is_grad_enabled():

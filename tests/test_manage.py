@@ -280,7 +280,7 @@ def test_many_images_at_once_stay_in_order_and_within_the_memory_allowed(monkeyp
         return number
 
     done = []
-    for number in crops.in_order(work, range(40), [10] * 40):
+    for number in crops.in_order(work, ((number, 10) for number in range(40))):
         done.append(number)
         with lock:
             held -= 10

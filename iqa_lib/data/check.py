@@ -172,7 +172,8 @@ def _look_at_images(report: Report, files: list[str], others: list[str]) -> None
     costs = [height * width for height, width in crops.read_sizes(files)]
     alike, remarks, sizes = defaultdict(list), Counter(), []
     with crops.quiet_pillow():
-        work = Progress(crops.in_order(_examine, files, costs), desc="opening images", total=len(files))
+        jobs = zip(files, costs, strict=True)
+        work = Progress(crops.in_order(_examine, jobs), desc="opening images", total=len(files))
         for path, found in zip(files, work, strict=True):
             if found.fault:
                 report.faults.append(found.fault)

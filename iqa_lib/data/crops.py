@@ -188,7 +188,7 @@ def _decode_all(files: list[str], size: WorkingSize, folder: Path) -> None:
     what = f"Decoding {len(sources)} images to {size.resolution} px"
     require_space(folder.parent, sum(height * width * 3 for height, width in results), what)
     costs = [max(h * w, height * width) for (h, w), (height, width) in zip(sources, results, strict=True)]
-    decoded = in_order(partial(_try_decode, size), files[done:], costs)
+    decoded = in_order(partial(_try_decode, size), zip(files[done:], costs, strict=True))
     bar = f"decoding images ({done} were)" if done else "decoding images"
     with (
         paths.writing_to(folder.parent),
@@ -259,18 +259,19 @@ def _try_decode(size: WorkingSize, path: str) -> np.ndarray | DataError:
         return error
 
 
-def in_order(
-    function: Callable, items: Iterable, costs: Iterable[int], workers: int | None = None
-) -> Iterator:
+def in_order(function: Callable, jobs: Iterable[tuple[Any, int]], workers: int | None = None) -> Iterator:
     """``function`` of each item, in order, from one thread a core or ``workers``; Pillow and torch release the GIL.
 
-    No more than `PIXELS_IN_FLIGHT` of ``costs`` (pixels per item) and a few items per core are held at once.
+    No more than `PIXELS_IN_FLIGHT` and a few items per core are held at once.
+
+    Args:
+        jobs: items, each with its cost in pixels.
     """
     workers = workers or joblib.cpu_count()
     waiting, held = deque(), 0
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for item, cost in zip(items, costs, strict=True):
+            for item, cost in jobs:
                 while waiting and (held + cost > PIXELS_IN_FLIGHT or len(waiting) >= 4 * workers):
                     first, its_cost = waiting.popleft()
                     yield first.result()

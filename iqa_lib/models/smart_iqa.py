@@ -5,6 +5,8 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +75,8 @@ class BlindIQA(nn.Module):
             CheckpointError: ``config.json`` or the weights are absent or damaged, or do not fit one another.
         """
         try:
-            return super().from_pretrained(folder, **options)
+            with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it reads from
+                return super().from_pretrained(folder, **options)
         except WorkbookError:
             raise
         except Exception as error:  # of the hub, of JSON, of a constructor given strange settings
