@@ -86,7 +86,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 def _score(options: argparse.Namespace) -> int:
     import json
 
-    from iqa_lib import paths, scoring
+    from iqa_lib import scoring
 
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)

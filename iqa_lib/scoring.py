@@ -45,6 +45,8 @@ Source = str | Path | Image.Image | np.ndarray
 RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 MOST_WORKERS = 8  # each holds the feature maps of a batch
+# Taken from a folder; named themselves, files of other kinds are tried too.
+PHOTOGRAPHS = ".jpg .jpeg .jfif .png .webp .avif .tif .tiff .bmp .gif .jp2".split()
 CHECKPOINTS = (".pkl", ".pth", ".pt")
 
 
@@ -156,7 +158,7 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
         matches = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
         files = [file for match in matches for file in (_images_in(match) if match.is_dir() else [match])]
         if not files:
-            kind = f"holds no image ({', '.join(_suffixes()[:6])}, …)" if matches else "does not exist"
+            kind = f"holds no image ({', '.join(PHOTOGRAPHS)})" if matches else "does not exist"
             raise DataError(
                 f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'."
             )
@@ -165,20 +167,12 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    suffixes = set(_suffixes())
     return sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in suffixes
+        if file.suffix.lower() in PHOTOGRAPHS
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and file.is_file()
-    )
-
-
-def _suffixes() -> list[str]:
-    opened = {k for k, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(
-        opened - {".pdf", ".mpg", ".mpeg"}, key=[".jpg", ".jpeg", ".png"].__contains__, reverse=True
     )
 
 

@@ -163,7 +163,7 @@ def test_folders_files_and_patterns_give_each_image_once_in_order(photos):
 
 def test_what_means_no_image_is_named(photos, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty' holds no image \(\.jpe?g, .*name a photograph, a folder"):
+    with pytest.raises(DataError, match=r"empty' holds no image \(\.jpg, .*name a photograph, a folder"):
         find_images([photos, tmp_path / "empty"])
     for missing in ("absent.jpg", "*.tiff"):
         with pytest.raises(DataError, match=r"does not exist: name a photograph, a folder, or a pattern"):
