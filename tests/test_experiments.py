@@ -1,11 +1,5 @@
 """Experiments are data: every variant is a valid profile, shared runs are one run, and a plan says what they cost."""
 
-import os
-import re
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,43 +98,6 @@ def test_images_are_decoded_once_for_each_working_size(home):
     images = experiments.Images(small())
     assert images.of(small()) is images.of(small().model_copy(update={"loss": "l2", "seed": 3}))
     assert images.of(small()) is not images.of(small().model_copy(update={"resolution": 96}))
-
-
-@pytest.mark.slow
-def test_a_sweep_that_is_killed_goes_on_and_loses_at_most_an_epoch(home):
-    command = [
-        sys.executable,
-        "-m",
-        "iqa_lib",
-        "train",
-        "--profile",
-        "smoke",
-        "--experiment",
-        "learning_rate",
-    ]
-    command += ["-p", "epochs=4"]
-    env, store = {**os.environ, "IQA_HOME": str(home)}, home / "runs/smoke/store"
-    sweep = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
-
-    def unfinished():
-        folders = [path.parent for path in store.glob("*/state.pt")]
-        return [folder for folder in folders if not (folder / "result.json").is_file()]
-
-    while not (list(store.glob("*/result.json")) and unfinished()):
-        assert sweep.poll() is None, "the sweep ended before it could be killed"
-        time.sleep(0.005)
-    sweep.kill()
-    sweep.wait()
-    done = {path: path.stat().st_mtime_ns for path in store.glob("*/result.json")}
-    (begun,) = unfinished()
-    epochs_done = len((begun / "epochs.jsonl").read_text().splitlines())
-
-    again = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert len(list(store.glob("*/result.json"))) == len(experiments.LEARNING_RATES)
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    started = re.findall(r"epoch 1/4:   0%", again.stderr)
-    assert epochs_done >= 1 and len(started) == len(experiments.LEARNING_RATES) - len(done) - 1
 
 
 def test_rebuilding_trains_nothing_and_names_what_is_missing(home, monkeypatch):

@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -19,26 +17,6 @@ from iqa_lib.profile import load_profile
 from iqa_lib.train import _optimizer, _schedule, build_model, train, training_crops
 
 FROZEN = {"freeze_backbone": True}
-SCRIPT = (
-    "import sys; from iqa_lib.profile import load_profile; from iqa_lib.train import train; "
-    "print(train(load_profile('smoke', epochs=4)).folder)"
-)
-
-
-def train_elsewhere(folder, kill_when=None) -> int:
-    """Train in a process of its own, its home in ``folder``; kill it once ``kill_when`` holds."""
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, "IQA_HOME": str(folder)})
-    while kill_when and process.poll() is None:
-        if kill_when():
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.005)
-    return process.wait()
-
-
-def stored_predictions(folder) -> pd.DataFrame:
-    (file,) = folder.glob("runs/smoke/store/*/predictions.parquet")
-    return pd.read_parquet(file)
 
 
 @pytest.mark.parametrize("options", [{}, FROZEN, {"method": "hyper_iqa"}, {"use_attention": False}], ids=str)
@@ -100,24 +78,6 @@ def test_cached_features_score_as_the_whole_network_does(home):
     whole = predict(load_profile("smoke"), run.load_model(), images, images.rows("test"))
     stored = run.predictions.query("split == 'test'")["prediction"].to_numpy()
     np.testing.assert_allclose(whole["prediction"], stored, atol=0.05)  # the cache is float16
-
-
-def test_twice_in_fresh_folders_gives_the_same_bits_and_so_does_a_killed_run(tmp_path, built_data):
-    for name in "abc":
-        shutil.copytree(built_data, tmp_path / name / "data")
-    a, b, c = (tmp_path / name for name in "abc")
-    assert train_elsewhere(a) == 0
-    assert train_elsewhere(b) == 0
-
-    def in_the_middle_of_the_second_epoch():
-        time.sleep(0.05)
-        return any(c.glob("runs/smoke/store/*/state.pt"))
-
-    assert train_elsewhere(c, kill_when=in_the_middle_of_the_second_epoch) == -signal.SIGKILL
-    assert not list(c.glob("runs/smoke/store/*/result.json"))
-    assert train_elsewhere(c) == 0
-    pd.testing.assert_frame_equal(stored_predictions(a), stored_predictions(b), check_exact=True)
-    pd.testing.assert_frame_equal(stored_predictions(a), stored_predictions(c), check_exact=True)
 
 
 @pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])

@@ -1,0 +1,96 @@
+"""Processes to kill: forked from one that has imported everything, so a start costs no seconds."""
+
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+PRELOADED = [
+    "iqa_lib.experiments",
+    "iqa_lib.train",
+    "iqa_lib.pretrain",
+    "iqa_lib.workbook",
+    "iqa_lib.explorer",
+]
+SAID = "said.txt"  # in the home: what its processes told
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(PRELOADED)
+
+
+def start(home: Path, work: Callable, *arguments) -> BaseProcess:
+    """``work(*arguments)`` in a process of its own, in this workbook home."""
+    process = forks.Process(target=_work, args=(home, work, arguments))
+    process.start()
+    return process
+
+
+def command(*arguments: str) -> int:
+    """``python -m iqa_lib …``, for `start`."""
+    from iqa_lib.__main__ import main
+
+    return main(list(arguments))
+
+
+def finish(home: Path, work: Callable, *arguments, code: int = 0) -> str:
+    """As `start`, to its end; what it said."""
+    process = start(home, work, *arguments)
+    process.join(120)
+    assert process.exitcode == code, said(home)
+    return said(home)
+
+
+def said(home: Path) -> str:
+    return (home / SAID).read_text() if (home / SAID).is_file() else ""
+
+
+def kill_at_random(
+    homes: Callable[[], Path],
+    seconds: float,
+    on_death: Callable[[Path], None],
+    work: Callable,
+    *arguments,
+    kills=20,
+) -> list[Path]:
+    """SIGKILL and start again, until ``kills`` have struck; what ends before is begun anew in the next home.
+
+    Args:
+        homes: makes the next home.
+        seconds: the work takes undisturbed: every moment of it may be the one.
+
+    Returns:
+        The homes, in all of which the work has come to its end.
+    """
+    rng, worked, struck = random.Random(0), [homes()], 0
+    while struck < kills:
+        process = start(worked[-1], work, *arguments)
+        process.join(rng.uniform(0, seconds))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            struck += 1
+            on_death(worked[-1])
+        else:
+            assert process.exitcode == 0, said(worked[-1])
+            worked.append(homes())
+    finish(worked[-1], work, *arguments)
+    return worked
+
+
+def _work(home: Path, work: Callable, arguments: tuple) -> None:
+    import torch
+
+    from iqa_lib import paths
+
+    os.environ["IQA_HOME"] = str(home)
+    for name, folder in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
+        setattr(paths, name, home / folder)
+    out = os.open(home / SAID, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    code = work(*arguments)
+    sys.exit(code if isinstance(code, int) else 0)
