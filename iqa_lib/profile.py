@@ -80,6 +80,11 @@ class Profile(BaseModel):
     )
     bootstrap_samples: int = Field(1000, ge=100)
 
+    # the batch runner
+    cell_timeout: int | None = Field(
+        None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"
+    )
+
     @property
     def folder(self) -> Path:
         return paths.RUNS / self.profile

@@ -38,6 +38,7 @@ NOT_PART_OF_A_RUN = {
     "bootstrap_samples",
     "compare_methods",
     "hyper_iqa_recipe",
+    "cell_timeout",
     *(key for key in Profile.model_fields if key.startswith("backbone_")),
 }
 

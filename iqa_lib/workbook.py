@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 import papermill
 from filelock import FileLock, Timeout
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import strip_color
 from rich.console import Console
@@ -167,7 +167,7 @@ def _run_all(everything, chosen, settings: Profile, parameters, force, console: 
                 else:
                     if not console.is_terminal:
                         _say(console, f"{notebook.name}: started")
-                    _execute(notebook, parameters, progress_file)
+                    _execute(notebook, parameters, progress_file, settings.cell_timeout)
                     _store_state(notebook, inputs, settings)
             if not console.is_terminal:
                 took = f" in {notebook.seconds:.0f} s" if notebook.status in ("done", "failed") else ""
@@ -226,7 +226,9 @@ def _check_needs(notebooks: list[Notebook]) -> None:
 # ---- one notebook ----------------------------------------------------------------------------------------
 
 
-def _execute(notebook: Notebook, parameters: dict[str, Any], progress_file: Path) -> None:
+def _execute(
+    notebook: Notebook, parameters: dict[str, Any], progress_file: Path, cell_timeout: int | None
+) -> None:
     """Run it; afterwards ``status`` is done or failed, the latter with an ``error``."""
 
     def on_cell(number: int | None = None, of: int = 0) -> None:
@@ -254,11 +256,15 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], progress_file: Path
                 progress_bar=False,
                 extra_arguments=QUIET_KERNEL,
                 on_cell=on_cell,
+                execution_timeout=cell_timeout,
             )
     except papermill.PapermillExecutionError as error:
         fail(f"cell {notebook.cell}/{notebook.cells} (In [{error.exec_count}])", error.ename, error.evalue)
     except DeadKernelError:
         fail(f"cell {notebook.cell}/{notebook.cells}", "DeadKernel", "the kernel died (out of memory?)")
+    except CellTimeoutError:
+        told = f"it took more than {cell_timeout} s and was stopped (cell_timeout in the profile)"
+        fail(f"cell {notebook.cell}/{notebook.cells}", "CellTimeout", told)
     except Exception as error:  # whatever else goes wrong, the other notebooks and the report go on
         fail(f"cell {notebook.cell}/{notebook.cells}", type(error).__name__, str(error))
     else:
@@ -288,8 +294,8 @@ def _inputs(notebook: Notebook, everything, settings: Profile, parameters, libra
     """All that a notebook's outcome depends on, but the data: the notebook itself may build those."""
     return {
         "code": notebook.code,
-        "profile": settings.model_dump(),
-        "parameters": parameters,
+        "profile": settings.model_dump(exclude={"cell_timeout"}),
+        "parameters": {name: value for name, value in parameters.items() if name != "cell_timeout"},
         "library": library,
         "versions": _versions(),
         # A need that ran anew has another time here, in this call or in one since.

@@ -1,6 +1,7 @@
 """The table of what was tried: every test here tells, and README.md beside this file says so."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def record(request):
 
     request.node.stash[told] = None
     return tell
+
+
+@pytest.fixture
+def homes(tmp_path, built_data):
+    """Makes workbook homes with the tiny embedded datasets in place."""
+    made = []
+
+    def another():
+        made.append(tmp_path / f"home-{len(made)}")
+        shutil.copytree(built_data, made[-1] / "data")
+        return made[-1]
+
+    return another
 
 
 def pytest_configure(config):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,7 +16,6 @@ PRELOADED = [
     "iqa_lib.workbook",
     "iqa_lib.explorer",
 ]
-SAID = "said.txt"  # in the home: what its processes told
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(PRELOADED)
 
@@ -34,6 +34,14 @@ def command(*arguments: str) -> int:
     return main(list(arguments))
 
 
+def run_notebooks() -> int:
+    """The profile ``tiny`` of the home, on the notebooks of the home; for `start`."""
+    from iqa_lib import paths
+
+    paths.NOTEBOOKS = paths.HOME / "notebooks"
+    return command("run", "--profile", str(paths.HOME / "tiny.yaml"))
+
+
 def finish(home: Path, work: Callable, *arguments, code: int = 0) -> str:
     """As `start`, to its end; what it said."""
     process = start(home, work, *arguments)
@@ -43,7 +51,27 @@ def finish(home: Path, work: Callable, *arguments, code: int = 0) -> str:
 
 
 def said(home: Path) -> str:
-    return (home / SAID).read_text() if (home / SAID).is_file() else ""
+    return file.read_text() if (file := _told(home)).is_file() else ""
+
+
+def _told(home: Path) -> Path:
+    """Beside the home, whose disk may be full."""
+    return home.with_name(f"{home.name}.told")
+
+
+def bits(home, *patterns):
+    """The content of every file that matches, by its path in the home."""
+    files = [file for pattern in patterns for file in home.glob(pattern)]
+    assert files
+    return {str(file.relative_to(home)): file.read_bytes() for file in files}
+
+
+def wait_for(condition, process=None, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end and (process is None or process.exitcode is None)
+        time.sleep(0.01)
+    return found
 
 
 def kill_at_random(
@@ -87,7 +115,7 @@ def _work(home: Path, work: Callable, arguments: tuple) -> None:
     os.environ["IQA_HOME"] = str(home)
     for name, folder in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
         setattr(paths, name, home / folder)
-    out = os.open(home / SAID, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    out = os.open(_told(home), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(out, 1)
     os.dup2(out, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
