@@ -145,15 +145,6 @@ def test_without_ray_its_installation_is_told(home, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_that_want_the_same_run_train_it_once(home):
-    both = [start(home, [*TRAIN, "--run", "+ AFA"]) for _ in range(2)]
-    said = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert said[0][0] == said[1][0]
-    assert sum("train: epoch" in errors for _, errors in said) == 1
-
-
-@pytest.mark.slow
 def test_whoever_waits_for_a_run_is_told_for_whom(tmp_path, capsys):
     holder = start(tmp_path, [sys.executable, "-c", HOLD, str(tmp_path), "3"])
     holder.stdout.readline()

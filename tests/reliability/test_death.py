@@ -3,14 +3,13 @@
 import json
 import os
 import random
-import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
 import torch
-from elsewhere import command, finish, kill_at_random, said, start
+from elsewhere import bits, command, finish, kill_at_random, run_notebooks, said, start, wait_for
 from PIL import Image
 from test_workbook import Study
 
@@ -21,39 +20,11 @@ KILLS = 20
 TRIED = "SIGKILL at random moments, started again"
 
 
-@pytest.fixture
-def homes(tmp_path, built_data):
-    """Makes workbook homes with the tiny embedded datasets in place."""
-    made = []
-
-    def another():
-        made.append(tmp_path / f"home-{len(made)}")
-        shutil.copytree(built_data, made[-1] / "data")
-        return made[-1]
-
-    return another
-
-
 def undisturbed(home, work, *arguments):
     """The seconds that it takes from start to end."""
     started = time.monotonic()
     finish(home, work, *arguments)
     return time.monotonic() - started
-
-
-def bits(home, *patterns):
-    """The content of every file that matches, by its path in the home."""
-    files = [file for pattern in patterns for file in home.glob(pattern)]
-    assert files
-    return {str(file.relative_to(home)): file.read_bytes() for file in files}
-
-
-def wait_for(condition, process=None, seconds=120):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end and (process is None or process.exitcode is None)
-        time.sleep(0.01)
-    return found
 
 
 # --- training, and what comes before and after it ---
@@ -187,11 +158,6 @@ def test_a_sweep(record, homes):
 
 
 # --- the workbook ---
-
-
-def run_notebooks():
-    paths.NOTEBOOKS = paths.HOME / "notebooks"
-    return command("run", "--profile", str(paths.HOME / "tiny.yaml"))
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Long use: memory stays flat and nothing fails."""
+
+import io
+import json
+import os
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import psutil
+from elsewhere import finish
+from PIL import Image
+
+from iqa_lib import paths
+from iqa_lib.profile import load_profile
+
+SECONDS = float(os.environ.get("IQA_SOAK_SECONDS", "40"))
+ACTIONS = 500
+
+
+def slope(memory_MB, per):
+    """MB per so many steps, a line through the second half: caches fill in the first."""
+    half = len(memory_MB) // 2
+    return float(np.polyfit(np.arange(len(memory_MB) - half), memory_MB[half:], 1)[0]) * per
+
+
+def used():
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def drive_the_explorer():
+    from iqa_lib.data.crops import load_images
+    from iqa_lib.explorer import Explorer
+    from iqa_lib.train import train
+
+    settings = load_profile("smoke", epochs=1)
+    images = load_images(settings)
+    runs = [train(settings.model_copy(update={"method": m}), images) for m in ("smart_iqa", "hyper_iqa")]
+    explorer = Explorer(settings, runs, images, synchronous=True)
+    rng, memory, told = random.Random(0), [], set()
+
+    def choose(control):
+        options = (
+            [value for _, value in control.options]
+            if isinstance(control.options[0], tuple)
+            else control.options
+        )
+        control.value = rng.choice(options)
+
+    def upload():
+        pixels = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (120, 160, 3), np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        file = {
+            "name": f"{rng.random()}.png",
+            "type": "",
+            "size": content.tell(),
+            "last_modified": datetime.now(UTC),
+        }
+        explorer.upload.value = ({**file, "content": memoryview(content.getvalue())},)
+
+    actions = [
+        *(
+            lambda control=control: choose(control)
+            for control in (explorer.image, explorer.distortion, explorer.model, explorer.other)
+        ),
+        lambda: setattr(explorer.level, "value", rng.randint(0, 5)),
+        lambda: setattr(explorer.opacity, "value", rng.random()),
+        upload,
+        explorer.keep.click,
+        explorer.clear.click,
+    ]
+    for _ in range(ACTIONS):
+        rng.choice(actions)()
+        memory.append(used())
+        told.add(explorer.status.value)
+    (paths.HOME / "soak.json").write_text(json.dumps({"memory": memory, "told": sorted(told)}))
+
+
+def test_an_explorer_driven_at_random(record, homes):
+    home = homes()
+    finish(home, drive_the_explorer)
+    soak = json.loads((home / "soak.json").read_text())
+    assert all("ready" in status for status in soak["told"]), soak["told"]
+    grown = slope(soak["memory"], 100)
+    assert grown < 5, soak["memory"][::25]
+    record(
+        "explorer",
+        "random actions on every control",
+        ACTIONS,
+        f"nothing; memory {grown:+.1f} MB per 100 actions",
+    )
