@@ -47,6 +47,8 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Whatever the disk refuses becomes a `StorageError` that names the folder and the way out."""
     try:
         yield
+    except TimeoutError:  # of a lock that another holds: no fault of the disk
+        raise
     except OSError as error:
         raise storage_error(error, folder) from error
 

@@ -42,10 +42,10 @@ def run_notebooks() -> int:
     return command("run", "--profile", str(paths.HOME / "tiny.yaml"))
 
 
-def finish(home: Path, work: Callable, *arguments, code: int = 0) -> str:
+def finish(home: Path, work: Callable, *arguments, code: int = 0, seconds: float = 120) -> str:
     """As `start`, to its end; what it said."""
     process = start(home, work, *arguments)
-    process.join(120)
+    process.join(seconds)
     assert process.exitcode == code, said(home)
     return said(home)
 

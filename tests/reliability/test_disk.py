@@ -21,11 +21,11 @@ MB = 1 << 20
 
 @pytest.fixture
 def small_disk(tmp_path, homes):
-    """A home that is a file system of its own, 48 MB in memory."""
+    """A home that is a file system of its own, 128 MB in memory."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(folder)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
@@ -117,7 +117,7 @@ def train_with_small_files(limit):
 def test_a_file_that_may_not_grow(record, homes):
     """A quota, as far as it can be had without being root."""
     home = homes()
-    finish(home, train_with_small_files, 5 * MB, code=2)  # the weights fit, the checkpoint does not
+    finish(home, train_with_small_files, 12 * MB, code=2)  # the weights fit, the checkpoint does not
     assert f"error: {store_of(home)} cannot be written: File too large. Make room" in said(home)
     assert not (store_of(home) / "state.pt").exists() and not list(store_of(home).glob(".*.tmp"))
     finish(home, command, *TRAIN)

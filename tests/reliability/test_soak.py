@@ -79,7 +79,7 @@ def drive_the_explorer():
 
 def test_an_explorer_driven_at_random(record, homes):
     home = homes()
-    finish(home, drive_the_explorer)
+    finish(home, drive_the_explorer, seconds=600)
     soak = json.loads((home / "soak.json").read_text())
     assert all("ready" in status for status in soak["told"]), soak["told"]
     grown = slope(soak["memory"], 100)
