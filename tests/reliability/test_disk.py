@@ -34,10 +34,19 @@ def small_disk(tmp_path, homes):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def expect(homes, *options):
-    home = homes()
-    finish(home, command, *TRAIN, *options)
-    return home
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, built_data):
+    """A home where the training with these options came to its end, once for all tests."""
+    done = {}
+
+    def of(*options):
+        if options not in done:
+            done[options] = tmp_path_factory.mktemp("undisturbed") / "home"
+            shutil.copytree(built_data, done[options] / "data")
+            finish(done[options], command, *TRAIN, *options)
+        return done[options]
+
+    return of
 
 
 def store_of(home):
@@ -89,7 +98,7 @@ FILLS = {
 
 
 @pytest.mark.parametrize("what", FILLS)
-def test_a_disk_that_fills_while_it_writes(record, homes, small_disk, what):
+def test_a_disk_that_fills_while_it_writes(record, undisturbed, small_disk, what):
     writer, room, options = FILLS[what]
     finish(small_disk, train_on_a_disk_that_fills, writer, room, options, code=2)
     told = said(small_disk).splitlines()[-1]
@@ -105,7 +114,7 @@ def test_a_disk_that_fills_while_it_writes(record, homes, small_disk, what):
         assert [told.count(f"train: epoch {epoch}/4:   0%") for epoch in (1, 2)] == [1, 1], (
             f"goes on at {begun}"
         )
-    assert bits(small_disk, *STORED) == bits(expect(homes, *options), *STORED)
+    assert bits(small_disk, *STORED) == bits(undisturbed(*options), *STORED)
     record(f"disk full: {what}", "a tmpfs fills in mid-write; room is made, started again", 1)
 
 
@@ -114,14 +123,14 @@ def train_with_small_files(limit):
     return command(*TRAIN)
 
 
-def test_a_file_that_may_not_grow(record, homes):
+def test_a_file_that_may_not_grow(record, homes, undisturbed):
     """A quota, as far as it can be had without being root."""
     home = homes()
     finish(home, train_with_small_files, 12 * MB, code=2)  # the weights fit, the checkpoint does not
     assert f"error: {store_of(home)} cannot be written: File too large. Make room" in said(home)
     assert not (store_of(home) / "state.pt").exists() and not list(store_of(home).glob(".*.tmp"))
     finish(home, command, *TRAIN)
-    assert bits(home, *STORED) == bits(expect(homes), *STORED)
+    assert bits(home, *STORED) == bits(undisturbed(), *STORED)
     record("quota: the checkpoint", "a limit on the size of files; lifted, started again", 1)
 
 
@@ -158,8 +167,8 @@ def test_a_read_only_folder(record, small_disk, what):
 DELETIONS = 6
 
 
-def test_a_folder_that_is_deleted_under_way(record, homes):
-    expected, lost = expect(homes), []
+def test_a_folder_that_is_deleted_under_way(record, homes, undisturbed):
+    expected, lost = undisturbed(), []
     for number in range(DELETIONS):
         home = homes()
         process = start(home, command, *TRAIN)
@@ -199,7 +208,7 @@ def train_at_the_same_time():
     return command(*TRAIN, "epochs=2")
 
 
-def test_a_slow_disk(record, homes):
+def test_a_slow_disk(record, homes, undisturbed):
     """Writing takes longer than a claim lasts without a sign of life: it is kept all the same."""
     home = homes()
     slow = start(home, train_on_a_slow_disk)
@@ -209,7 +218,7 @@ def test_a_slow_disk(record, homes):
         process.join(60)
         assert process.exitcode == 0, said(home)
     assert said(home).count("train: epoch 1/2:   0%") == 1 and "waiting for it" in said(home)
-    assert bits(home, *STORED) == bits(expect(homes, "epochs=2"), *STORED)
+    assert bits(home, *STORED) == bits(undisturbed("epochs=2"), *STORED)
     record(
         "slow disk", "a checkpoint takes 4 s to write, a claim lasts 3 s; another process wants the run", 1
     )
