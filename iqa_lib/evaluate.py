@@ -171,13 +171,13 @@ def predict_crops(
 
 def test_on(run: Run, dataset: str, images: ImageSet) -> pd.DataFrame:
     """A run's predictions on the test images of another dataset; scored once, then read from the run's folder."""
-    path = run.folder / f"test-{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{images.fingerprint}.parquet"
-    if not path.is_file():
+    name = f"test-{re.sub(r'[^A-Za-z0-9_.-]+', '-', dataset)}-{images.fingerprint}.parquet"
+    if not (run.folder / name).is_file():
         rows = images.rows("test")
         table = images.table.drop(columns="path")
         table = table.join(predict(run.settings, run.load_model(), images, rows, dataset))
-        paths.write_atomically(path, table.to_parquet(None, index=False))
-    return pd.read_parquet(path)
+        run.write_table(name, table)
+    return run.read_table(name)
 
 
 def score_random_crops(run: Run, images: ImageSet, per_image: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.errors import ExplainError, WorkbookError
 from iqa_lib.evaluate import ALPHAS
 from iqa_lib.explorer_answers import Answers, Picture, Request, Score, digest, labelled, read_upload
+from iqa_lib.exported_csv import to_csv
 from iqa_lib.profile import Profile
 from iqa_lib.runs import Run
 
@@ -342,7 +343,7 @@ class Explorer:
         return self.table([self._newest])
 
     def csv(self) -> bytes:
-        return self.table().to_csv(index=False).encode()
+        return to_csv(self.table()).encode()
 
     def png(self) -> bytes:
         """What was kept, as one sheet of small images."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from iqa_lib import paths
+from iqa_lib.exported_csv import to_csv
 from iqa_lib.profile import Profile
 
 _saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}
@@ -25,7 +26,7 @@ def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data
         figure.savefig(content, format=suffix[1:], bbox_inches="tight", **options)
         paths.write_atomically(target.with_suffix(suffix), content.getvalue())
     if data is not None:
-        paths.write_atomically(target.with_suffix(".csv"), data.to_csv(index=False))
+        paths.write_atomically(target.with_suffix(".csv"), to_csv(data))
     plt.close(figure)
     _remember("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png"))})
     return figure
@@ -34,7 +35,7 @@ def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data
 def save_table(settings: Profile, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
     """Write ``figures/<profile>/NAME.csv`` and ``.tex`` (`to_latex`); returns the table to show."""
     target = settings.figures / f"{name}.csv"
-    paths.write_atomically(target, table.to_csv(index=False))
+    paths.write_atomically(target, to_csv(table))
     paths.write_atomically(target.with_suffix(".tex"), to_latex(table, name, caption))
     _remember("tables", {"name": name, "caption": caption, "file": str(target)})
     return table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError
@@ -17,9 +17,11 @@ from iqa_lib.errors import ProfileError
 class Profile(BaseModel):
     """A study's settings; every field is a key of the YAML file and a papermill parameter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    profile: str = Field(description="name; results lie in runs/NAME and figures/NAME")
+    profile: str = Field(
+        pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME"
+    )
     # data
     dataset: str = Field(description="name in the catalog, or the path of your own CSV or JSON labels")
     test_datasets: tuple[str, ...] = Field((), description="other datasets that 05_cross_dataset tests on")
@@ -85,6 +87,13 @@ class Profile(BaseModel):
         None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"
     )
 
+    @field_validator("score_range")
+    @classmethod
+    def _spans_a_scale(cls, score_range: tuple[float, float]) -> tuple[float, float]:
+        if score_range[0] == score_range[1]:
+            raise ValueError("the worst and the best score must differ")
+        return score_range
+
     @property
     def folder(self) -> Path:
         return paths.RUNS / self.profile
@@ -103,6 +112,24 @@ class Profile(BaseModel):
         return load_profile(given.pop("profile"), **given)
 
 
+class _FlatLoader(yaml.SafeLoader):
+    """YAML without references, which a few lines can blow up to gigabytes, and with every key once."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1}: references (*) are not allowed"
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.YAMLError(f"'{key}' is there twice: keep one line of it")
+        return super().construct_mapping(node, deep)
+
+
 def load_profile(name: str, **overrides: Any) -> Profile:
     """Read ``notebooks/profiles/NAME.yaml``, or the YAML file at a path, and lay ``overrides`` over it.
 
@@ -116,11 +143,15 @@ def load_profile(name: str, **overrides: Any) -> Profile:
             f"No profile '{name}' ({path}). Known: {', '.join(known)}; or give a YAML file's path."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _FlatLoader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # no UTF-8, an impossible date, a thousand brackets
         raise ProfileError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ProfileError(f"{path}: expected lines 'key: value', found {type(content).__name__}.")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ProfileError(f"{path}: expected lines 'key: value', found {str(content)[:200]}.")
     try:
         return Profile(**{**content, **overrides})
     except ValidationError as error:
@@ -134,4 +165,4 @@ def _explain(fault: Mapping[str, Any]) -> str:
         return f"unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "; remove it")
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key}: {fault['input']!r} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{key}: {str(fault['input'])[:200]!r} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from PIL import Image
 
 from iqa_lib import outputs, paths
+from iqa_lib.exported_csv import read_csv
 from iqa_lib.profile import Profile
 from iqa_lib.runs import commit
 
@@ -24,10 +24,12 @@ SHOWN_WIDTH = 1400  # px, of a figure on the page; its file has 300 dpi
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file that a killed process may have left undone, or empty."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_report(notebooks: list, settings: Profile, versions: dict[str, str]) -> Path:
@@ -103,7 +105,7 @@ def _export_html(notebook: Any) -> Path | None:
 def _table(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {"html": None, "left_out": 0}
-    table = pd.read_csv(file)
+    table = read_csv(file)
     html = table.head(TABLE_ROWS).to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
     return {"html": Markup(html), "left_out": max(len(table) - TABLE_ROWS, 0)}  # pandas escapes the cells
 

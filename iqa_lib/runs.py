@@ -102,12 +102,38 @@ class StoredRun:
 
     @property
     def result(self) -> dict:
-        return json.loads((self.folder / "result.json").read_text())
+        """What the run found; numbers that are undefined are NaN.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        with self._readable("result.json") as path:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            for interval in found["test"].values():
+                float(interval["value"]), float(interval["low"]), float(interval["high"])
+            return found
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Per image of validation and test: labels, ``prediction`` and, with attention, ``alpha1``–``alpha4``."""
-        return pd.read_parquet(self.folder / "predictions.parquet")
+        """Per image of validation and test: labels, ``prediction`` and, with attention, ``alpha1``–``alpha4``.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return self.read_table("predictions.parquet")
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """As `predictions`, of another file of this run that `write_table` wrote."""
+        with self._readable(name) as path:
+            table = pd.read_parquet(path, page_checksum_verification=True)
+            table[["image", "split"]].astype(str)
+            table[["score", "prediction"]].astype(float)
+            return table
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        content = io.BytesIO()
+        table.to_parquet(content, index=False, write_page_checksum=True)
+        paths.write_atomically(self.folder / name, content.getvalue())
 
     @property
     def test(self) -> pd.DataFrame:
@@ -116,15 +142,24 @@ class StoredRun:
 
     def complete_with(self, predictions: pd.DataFrame, result: dict, device: str, seconds: float) -> None:
         """Write what was found; ``result.json`` last, for it makes the run complete."""
-        content = io.BytesIO()
-        predictions.to_parquet(content, index=False)
-        paths.write_atomically(self.folder / "predictions.parquet", content.getvalue())
+        self.write_table("predictions.parquet", predictions)
         for name, part in {
             "run": self.config,
             "environment": environment(device, seconds),
             "result": result,
         }.items():
             paths.write_atomically(self.folder / f"{name}.json", json.dumps(part, indent=1))
+
+    @contextlib.contextmanager
+    def _readable(self, name: str) -> Iterator[Path]:
+        """A file of this run, while it is being read."""
+        try:
+            yield self.folder / name
+        except Exception as error:  # a damaged file makes its reader raise anything
+            raise RunError(
+                f"{self.folder / name} is damaged or absent ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
+                f" Remove the folder {self.folder}: the run is then trained again when it is next wanted."
+            ) from error
 
     def remember(self) -> Self:
         remember_run(str(self.folder))
@@ -172,7 +207,17 @@ class Run(StoredRun):
 
     @property
     def epochs(self) -> pd.DataFrame:
-        return pd.read_json(self.folder / "epochs.jsonl", lines=True)
+        """A row per epoch.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        with self._readable("epochs.jsonl") as path:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            table = pd.DataFrame(rows).astype(float).astype({"epoch": int})
+            if table["epoch"].tolist() != list(range(1, len(table) + 1)):
+                raise ValueError(f"it counts the epochs {table['epoch'].tolist()}")
+            return table
 
     def load_model(self):
         """The trained model, ready to score, on the GPU where there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -513,7 +514,10 @@ def _mapped(table: pd.DataFrame, score_range: tuple[float, float], faults: _Faul
 
 
 def _paths(table: pd.DataFrame, folder: Path, faults: _Faults) -> list[str | None]:
-    listing, found, ambiguous, outside = Listing(folder), [], {}, []
+    listing, found, ambiguous, outside, linked = Listing(folder), [], {}, [], []
+    holds = functools.lru_cache(None)(
+        lambda place: Path(os.path.realpath(place)).is_relative_to(folder.resolve())
+    )
     for where, image in table["image"].items():
         inside = os.path.normpath(image)
         if os.path.isabs(inside) and Path(inside).is_relative_to(folder):
@@ -527,7 +531,11 @@ def _paths(table: pd.DataFrame, folder: Path, faults: _Faults) -> list[str | Non
         except DataError as error:
             ambiguous[where] = str(error)
             path = None
-        found.append(str(path) if path is not None and path.is_file() else None)
+        path = path if path is not None and path.is_file() else None
+        if path is not None and not holds(path if path.is_symlink() else path.parent):
+            linked.append(where)
+            path = None
+        found.append(path and str(path))
     faults.add(
         table.index[table["image"] == ""],
         lambda where: "names no image",
@@ -538,9 +546,14 @@ def _paths(table: pd.DataFrame, folder: Path, faults: _Faults) -> list[str | Non
         lambda where: f"image '{table['image'][where]}' leaves the folder {folder}",
         "Copy it inside, and name it relative to that folder.",
     )
+    faults.add(
+        pd.Index(linked),
+        lambda where: f"image '{table['image'][where]}' is a link that leaves the folder {folder}",
+        "Copy the images inside, or use the labels in the folder where they are.",
+    )
     faults.add(pd.Index(list(ambiguous)), ambiguous.get, "Give every file a name of its own.")
     known = table["image"].where([path is None for path in found], "").to_numpy()
-    at_fault = {*outside, *ambiguous}
+    at_fault = {*outside, *linked, *ambiguous}
     missing = [i for i, w in zip(known, table.index, strict=True) if i and w not in at_fault]
     if missing:
         shown = ", ".join(f"'{image}'" for image in missing[:5]) + (", …" if len(missing) > 5 else "")

@@ -156,7 +156,7 @@ class _Examined:
 def _examine(path: str) -> _Examined:
     try:
         image = crops.decode_whole(path)
-        with Image.open(path) as file:
+        with crops.open_image(path) as file:
             named = Image.registered_extensions().get(Path(path).suffix.lower())
             remarks = [f"of mode {file.mode}"] if file.mode not in ("RGB", "L") else []
             if named and named != file.format and {named, file.format} != {"JPEG", "MPO"}:

@@ -225,7 +225,7 @@ def read_sizes(files: list[str]) -> list[tuple[int, int]]:
 def read_size(path: str | Path) -> tuple[int, int]:
     """As `read_sizes`, of one file and without its quiet."""
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             _refuse_strip(*file.size)
             return file.height, file.width
     except Exception:  # told by `decode`
@@ -306,6 +306,15 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
+Image.init()
+FORMATS = tuple(name for name in Image.OPEN if name != "EPS")  # a program, which Pillow has Ghostscript run
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Pillow's image, not decoded yet; of a stranger's file, in whose format nothing is run."""
+    return Image.open(path, formats=FORMATS)
+
+
 def decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
     """Read any image file as upright RGB, uint8 H x W x 3, at working size.
 
@@ -323,7 +332,7 @@ def decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
 def read_image(source: str | Path | Image.Image, size: WorkingSize) -> np.ndarray:
     """As `decode`, of a file or of Pillow's image; for threads, because `quiet_pillow` is the caller's."""
     try:
-        with source.copy() if isinstance(source, Image.Image) else Image.open(source) as file:
+        with source.copy() if isinstance(source, Image.Image) else open_image(source) as file:
             _refuse_strip(*file.size)
             height, width = file.height, file.width
             if file.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:

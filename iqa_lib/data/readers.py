@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -63,7 +64,7 @@ class Listing:
         """
         found = self.root
         for part in PurePosixPath(name).parts:
-            if found.joinpath(part).exists():
+            if _is_there(found / part):
                 found = found / part
                 continue
             alike = self._names(found).get(_fold(part), [])
@@ -83,6 +84,13 @@ class Listing:
                 names.setdefault(_fold(entry.name), []).append(entry.name)
             self._directories[directory] = names
         return self._directories[directory]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file's
+        return False
 
 
 def _fold(name: str) -> str:
@@ -210,8 +218,12 @@ def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
 def read_sheet(path: Path, columns: Sequence[str], sheet: str | int = 0) -> pd.DataFrame:
     """An Excel sheet from the row on that holds all of ``columns``, whatever stands above and beside it."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
         cells = pd.read_excel(path, sheet_name=sheet, header=None, dtype=object)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged sheet makes openpyxl raise anything
         raise DataError(f"{path} is not a readable Excel file: {error}. Unpack or load it again.") from error
     wanted = [c.casefold() for c in columns]
     for number, row in enumerate(cells.itertuples(index=False)):
@@ -228,20 +240,42 @@ def read_sheet(path: Path, columns: Sequence[str], sheet: str | int = 0) -> pd.D
 def read_mat(path: Path, *names: str) -> list[np.ndarray]:
     """Variables of a MATLAB file, flat; cells of text become strings."""
     try:
+        _refuse_bomb(path, sum(8 * math.prod(shape) for _, shape, _ in scipy.io.whosmat(path)))
         content = scipy.io.loadmat(path)
-    except (OSError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes scipy raise anything
         raise DataError(f"{path} is not a readable MATLAB file: {error}. Unpack or load it again.") from error
     absent = [name for name in names if name not in content]
     if absent:
         found = ", ".join(k for k in content if not k.startswith("__"))
         raise DataError(f"{path}: no variable {', '.join(absent)}; it has {found}. Is it the published file?")
-    flat = [content[name].ravel() for name in names]
-    return [
-        np.array([str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in values], dtype=object)
-        if values.dtype == object
-        else values.astype(float)
-        for values in flat
-    ]
+    try:
+        return [_flat(content[name]) for name in names]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path}: {', '.join(names)} should be numbers or texts ({error}). Load it again."
+        ) from error
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    values = values.ravel()
+    if values.dtype == object:
+        return np.array([str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in values], dtype=object)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"they are {values.dtype}")
+    return values.astype(float)
+
+
+LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
+
+
+def _refuse_bomb(path: Path, unpacked: int) -> None:
+    if unpacked > LARGEST_LABELS:
+        raise DataError(
+            f"{path} unpacks to {unpacked:,} bytes, more than a label file has ({LARGEST_LABELS:,} are allowed). It is "
+            f"damaged or not to be trusted."
+        )
 
 
 def _columns(table: pd.DataFrame, path: Path, **wanted: str) -> pd.DataFrame:
@@ -279,6 +313,8 @@ def read_json_list(path: Path) -> pd.DataFrame:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not readable as JSON: {error.msg}.") from error
+    except (RecursionError, ValueError) as error:  # a thousand brackets, a number of a thousand digits
+        raise DataError(f"{path}: not readable as JSON: {error}.") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of objects like {{"image": "a.jpg", "score": 50}}.')
     table = pd.DataFrame(
