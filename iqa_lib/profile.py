@@ -112,6 +112,13 @@ class Profile(BaseModel):
         return load_profile(given.pop("profile"), **given)
 
 
+def _is_text(key: str) -> bool:
+    try:
+        return bool(key.encode())
+    except UnicodeEncodeError:  # half of an escaped pair
+        return False
+
+
 class _FlatLoader(yaml.SafeLoader):
     """YAML without references, which a few lines can blow up to gigabytes, and with every key once."""
 
@@ -150,7 +157,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
         RecursionError,
     ) as error:  # no UTF-8, an impossible date, a thousand brackets
         raise ProfileError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict) or not all(isinstance(key, str) and _is_text(key) for key in content):
         raise ProfileError(f"{path}: expected lines 'key: value', found {str(content)[:200]}.")
     try:
         return Profile(**{**content, **overrides})

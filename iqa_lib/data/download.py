@@ -161,13 +161,13 @@ def unpack(archive: Path, folder: Path) -> None:
                 require_space(folder, sum(member.size for member in members), f"Unpacking {archive.name}")
                 for member in Progress(members, desc=f"unpacking {archive.name}"):
                     opened.extract(member, folder, filter="data")
-    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
-        shutil.rmtree(folder)
-        reason = " ".join(str(error).split())
-        raise DataError(f"{archive} cannot be unpacked ({reason}). Remove it and load it again.") from error
     except DataError:
         shutil.rmtree(folder)
         raise
+    except Exception as error:  # a damaged archive makes its readers raise anything
+        shutil.rmtree(folder)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{archive} cannot be unpacked ({reason}). Remove it and load it again.") from error
 
 
 def _refuse_unsafe(archive: Path, member: str, special: bool) -> None:

@@ -9,6 +9,7 @@ and open no image; `catalog` checks what they return. All raise DataError for a 
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import io
 import json
@@ -16,12 +17,14 @@ import math
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import scipy.io
+from joblib.externals import loky
 
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.errors import DataError
@@ -184,11 +187,17 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+MOST_COLUMNS = 1000
+
+
 def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
     """A CSV of strings, separated by comma, semicolon or tab; empty lines and columns are left out."""
     text = read_text(path)
     first = text.split("\n", 1)[0]
     separator = max(",;\t", key=first.count)
+    cells = max(line.count(separator) for line in text.split("\n")) + 1
+    if cells > MOST_COLUMNS:
+        raise DataError(f"{path} has a line of {cells:,} cells: no label file has that many.")
     try:
         table = pd.read_csv(
             io.StringIO(text),
@@ -240,8 +249,9 @@ def read_sheet(path: Path, columns: Sequence[str], sheet: str | int = 0) -> pd.D
 def read_mat(path: Path, *names: str) -> list[np.ndarray]:
     """Variables of a MATLAB file, flat; cells of text become strings."""
     try:
-        _refuse_bomb(path, sum(8 * math.prod(shape) for _, shape, _ in scipy.io.whosmat(path)))
-        content = scipy.io.loadmat(path)
+        shapes = _apart(scipy.io.whosmat, str(path))
+        _refuse_bomb(path, sum(8 * math.prod(shape) for _, shape, _ in shapes))
+        content = _apart(scipy.io.loadmat, str(path))
     except DataError:
         raise
     except Exception as error:  # a damaged file makes scipy raise anything
@@ -256,6 +266,15 @@ def read_mat(path: Path, *names: str) -> list[np.ndarray]:
         raise DataError(
             f"{path}: {', '.join(names)} should be numbers or texts ({error}). Load it again."
         ) from error
+
+
+def _apart(read: Callable, path: str) -> object:
+    """In a process of its own: scipy's reader of MATLAB files is brought down by damaged ones, and all with it."""
+    executor = loky.get_reusable_executor(max_workers=1, initializer=faulthandler.disable)
+    try:
+        return executor.submit(read, path).result()
+    except BrokenProcessPool as error:
+        raise ValueError("its content makes the reader fail") from error
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
@@ -466,7 +485,7 @@ def read_live(folder: Path) -> pd.DataFrame:
         },
         index=_entries(path.name, images),
     )
-    if "dmos_std" in {name for name, *_ in scipy.io.whosmat(path)}:
+    if "dmos_std" in {name for name, *_ in _apart(scipy.io.whosmat, str(path))}:
         (table["std"],) = read_mat(path, "dmos_std")
     return table[originals == 0]
 
