@@ -15,12 +15,15 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """What `to_csv` was given."""
+    """What `to_csv` was given, but for carriage returns."""
     return pd.read_csv(file).map(_as_given).rename(columns=_as_given)
 
 
 def _harmless(cell: object) -> object:
-    return f"'{cell}" if _is_formula(cell) else cell
+    if not isinstance(cell, str):
+        return cell
+    text = f"'{cell}" if _is_formula(cell) else cell
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # which alone is put into quotes
 
 
 def _as_given(cell: object) -> object:

@@ -46,7 +46,7 @@ RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 MOST_WORKERS = 8  # each holds the feature maps of a batch
 # Taken from a folder; named themselves, files of other kinds are tried too.
-PHOTOGRAPHS = ".jpg .jpeg .jfif .png .webp .avif .tif .tiff .bmp .gif .jp2".split()
+PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
 CHECKPOINTS = (".pkl", ".pth", ".pt")
 
 

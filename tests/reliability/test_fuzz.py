@@ -3,6 +3,8 @@
 Mutations come from Hypothesis with a fixed seed. An input counts once, however often it comes up.
 """
 
+import contextlib
+import csv
 import io
 import json
 import os
@@ -23,18 +25,24 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from layouts import LAYOUTS
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save as save_tensors
 from scipy.io import savemat
 
+from iqa_lib import SmartIQA, score
+from iqa_lib.__main__ import main
 from iqa_lib.data import catalog, crops, download
 from iqa_lib.data.download import unpack
 from iqa_lib.errors import WorkbookError
+from iqa_lib.exported_csv import read_csv
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
+from iqa_lib.outputs import save_figure, save_table
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.report import read_json
 from iqa_lib.runs import Run
+from iqa_lib.scoring import Scorer
 
 AT_LEAST = 20_000  # different inputs in all
 Read = Callable[[Path], object]
@@ -250,6 +258,31 @@ def test_a_damaged_image_is_decoded_or_named(tmp_path, tally, record, name):
         f"{name}: flipped, cut, spliced bytes",
         len(trial.seen),
         "nothing; a result or a named error",
+    )
+
+
+def test_damaged_images_go_through_the_whole_scoring_path(tmp_path, tally, record):
+    model = SmartIQA(backbone="swin_test", image_size=64, pretrained=False).eval()
+    small = Profile(profile="small", dataset="any", backbone="swin_test", resolution=64, crop_size=64)
+    rng, inputs = random.Random(8), tally.setdefault("scoring", set())
+    for name, (image, options) in IMAGES.items():
+        image.save(tmp_path / name, **options)
+        valid = (tmp_path / name).read_bytes()
+        for number in range(40):
+            content = mutated(valid, rng.randbytes(30))
+            (tmp_path / f"{number}-{name}.jpg").write_bytes(content)
+            inputs.add(hash(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = score(sorted(tmp_path.iterdir()), Scorer("small", small, model))
+    assert len(scores) == 41 * len(IMAGES)
+    assert scores[[str(tmp_path / name) for name in IMAGES]].notna().all()
+    assert np.isfinite(scores.dropna()).all() and scores.isna().any()
+    record(
+        "images",
+        "scored in one batch, damaged ones among them",
+        len(inputs),
+        "each has a score or a named fault",
     )
 
 
@@ -497,7 +530,12 @@ def test_damaged_numbers_of_a_run_are_read_or_named(stored, tally, record):
 
     predictions = Trial(tally, "predictions.parquet", stored.folder / "predictions.parquet", read_predictions)
     predictions.offer_mutations(1200)
-    trials = (result, epochs, other, predictions)
+    settings_of = Trial(
+        tally, "run.json", stored.folder / "run.json", lambda path: Run.at(stored.folder).settings
+    )
+    settings_of.offer_mutations(400)
+    settings_of.offer_drawn(300, odd_json(stored.config))
+    trials = (result, epochs, other, predictions, settings_of)
     record(
         "run store",
         "result, epochs, predictions, states: damaged and odd",
@@ -639,6 +677,36 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path, record, kind):
     labels.write_text("image,score\nalias.png,1\n")
     assert len(catalog.load_table(str(labels))) == 1
     record("label files", f"a link out of the folder: {kind}", 2, "refused")
+
+
+# --- what is written for others ---------------------------------------------------------------------------
+
+
+def test_no_text_of_an_exported_table_is_a_formula_and_numbers_are_untouched(home, tmp_path, record):
+    texts = [f"{start}cmd|' /C calc'!A0" for start in ("=", "+", "-", "@", "\t", "\r")] + ["'=1", "plain.png"]
+    table = pd.DataFrame({"=image": texts, "score": -np.arange(8.0)})
+    settings_ = load_profile("smoke")
+    save_table(settings_, table, "table", "a caption")
+    save_figure(settings_, Figure(), "figure", "a caption", data=table)
+    for name in ("table.csv", "figure.csv"):
+        written = (settings_.figures / name).read_bytes().decode()
+        rows = list(csv.reader(io.StringIO(written, newline="")))
+        assert not any(row[0].startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows)
+        assert [float(row[1]) for row in rows[1:]] == table["score"].tolist() and rows[2][1] == "-1.0"
+        meant = table.replace("\r", "\n", regex=True)
+        pd.testing.assert_frame_equal(read_csv(settings_.figures / name), meant)  # the report shows this
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    PHOTOGRAPH.save(folder / "=1+1.png")
+    with contextlib.chdir(folder):
+        assert main(["score", "=1+1.png", "--csv", str(tmp_path / "scores.csv")]) == 0
+    assert "\n'=1+1.png," in (tmp_path / "scores.csv").read_text()
+    record(
+        "exports",
+        "cells and headings that are formulas, in tables, figures' data, scores",
+        3 * len(texts),
+        "none is one",
+    )
 
 
 # --- all together -----------------------------------------------------------------------------------------
