@@ -172,4 +172,4 @@ def _explain(fault: Mapping[str, Any]) -> str:
         return f"unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "; remove it")
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key}: {str(fault['input'])[:200]!r} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{key}: {repr(fault['input'])[:200]} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -468,7 +468,7 @@ def test_a_strange_profile_is_read_or_named(tmp_path, tally, record):
         "seed: 1\nseed: 2": "'seed' is there twice",
         "epochs: &e 1\nseed: *e": "references",
         "profile: ../elsewhere": "profile: '../elsewhere' is not allowed",
-        "learning_rate_head: .inf": "learning_rate_head: 'inf' is not allowed",
+        "learning_rate_head: .inf": "learning_rate_head: inf is not allowed",
     }.items():
         path.write_text(refused)
         with pytest.raises(WorkbookError, match=why):
