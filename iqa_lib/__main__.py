@@ -87,13 +87,13 @@ def _score(options: argparse.Namespace) -> int:
     import json
 
     from iqa_lib import scoring
-    from iqa_lib.exported_csv import to_csv
 
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)
-    table = scoring.score_all(scorer, files, len(files)).round(4)
     if options.csv:
-        paths.write_atomically(Path(options.csv), to_csv(table))
+        table = scoring.score_into(scorer, files, Path(options.csv))
+    else:
+        table = scoring.score_all(scorer, files, len(files)).round(4)
     if options.map:
         scoring.save_maps(scorer, table, Path(options.map))
     faults = table[table["fault"] != ""]

@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 import functools
 import glob
+import hashlib
 import io
 import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -33,6 +34,7 @@ from iqa_lib import paths
 from iqa_lib.data.crops import WorkingSize, grid, in_order, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError
 from iqa_lib.evaluate import EVALUATION_BATCH, stages_of
+from iqa_lib.exported_csv import to_csv
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA, fastest_device
@@ -226,6 +228,64 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
     Args:
         total: how many there are, for the progress bar.
     """
+    rows = _scored(scorer, images)
+    return _table(Progress(rows, desc="scoring", total=total) if total > 1 else rows)
+
+
+def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
+    """As `score_all`, to four decimals and into a CSV; scoring that was killed goes on behind the last whole group of images.
+
+    What is scored is noted in a hidden file beside ``csv``, under the fingerprint of model, images and their order.
+
+    Raises:
+        StorageError: the folder of ``csv`` cannot be written.
+    """
+    notes = csv.with_name(f".{csv.name}.unfinished")
+    key = _fingerprint(scorer, files)
+    with paths.writing_to(csv.parent):
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        rows = _noted(notes, key)
+        rows = rows[: len(rows) // EVALUATION_BATCH * EVALUATION_BATCH]
+        paths.write_atomically(notes, "".join(f"{line}\n" for line in [key, *map(json.dumps, rows)]))
+        todo = files[len(rows) :]
+        with open(notes, "a", encoding="utf-8") as file:
+            for row in Progress(_scored(scorer, todo), desc="scoring", total=len(todo)):
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                rows.append(row)
+    table = _table(rows).round(4)
+    paths.write_atomically(csv, to_csv(table))
+    notes.unlink()
+    return table
+
+
+def _fingerprint(scorer: Scorer, files: list[Path]) -> str:
+    content = hashlib.sha256(repr((scorer.name, scorer.settings)).encode())
+    for name, tensor in scorer.model.state_dict().items():
+        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    for file in files:
+        stat = file.stat() if file.exists() else None
+        content.update(repr((str(file), stat and (stat.st_size, stat.st_mtime_ns))).encode())
+    return content.hexdigest()
+
+
+def _noted(notes: Path, key: str) -> list[tuple[str, float, str]]:
+    """The rows of an earlier try at the same; the last line may be half a line."""
+    if not notes.is_file():
+        return []
+    first, *lines = notes.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        return [tuple(json.loads(line)) for line in lines[:-1]] if first == key else []
+    except ValueError:  # a power cut left something else
+        return []
+
+
+def _table(rows: Iterable[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=["image", "score", "fault"])
+
+
+def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple[str | int, float, str]]:
+    """Name, score and fault of each image, in order."""
     before = torch.get_num_threads()
     cores = joblib.cpu_count() if torch.cuda.is_available() else before
     workers = min(cores, MOST_WORKERS)
@@ -233,11 +293,9 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
     jobs = ((group, _most_pixels(group)) for group in _grouped(images, EVALUATION_BATCH))
     try:
         with quiet_pillow():
-            scored = itertools.chain.from_iterable(in_order(work, jobs, workers))
-            rows = list(Progress(scored, desc="scoring", total=total) if total > 1 else scored)
+            yield from itertools.chain.from_iterable(in_order(work, jobs, workers))
     finally:
         torch.set_num_threads(before)
-    return pd.DataFrame(rows, columns=["image", "score", "fault"])
 
 
 def _grouped(images: Iterable[Source], size: int) -> Iterable[list[tuple[int, Source]]]:

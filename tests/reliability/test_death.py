@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def undisturbed(home, work, *arguments):
 def train_smoke(options):
     from iqa_lib.train import train
 
-    train(load_profile("smoke", epochs=8, patience=8, **options))
+    train(load_profile("smoke", epochs=5, **options))
 
 
 def finished_epochs(home):
@@ -111,9 +112,9 @@ def many_images(tmp_path):
     """A dataset of 400 images in a folder."""
     folder = tmp_path / "many"
     folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     for number in range(400):
-        Image.fromarray(np.roll(noise, 997 * number)[:300, :400]).save(folder / f"{number}.jpg")
+        Image.fromarray(np.roll(noise, 997 * 3 * number)[:160, :220]).save(folder / f"{number}.jpg")
     lines = [f"{number}.jpg,{number / 4}" for number in range(400)]
     (folder / "labels.csv").write_text("\n".join(["image,score", *lines]))
     return str(folder / "labels.csv")
@@ -123,7 +124,7 @@ CACHE = ("data/cache/*/pixels.u8", "data/cache/*/index.json")
 
 
 def test_dataset_preparation(record, homes, many_images):
-    prepare = (command, "data", "prepare", many_images, "--profile", "smoke", "-p", "resolution=200")
+    prepare = (command, "data", "prepare", many_images, "--profile", "smoke", "-p", "resolution=100")
     expected, decoded = homes(), {}
     seconds = undisturbed(expected, *prepare)
 
@@ -140,7 +141,17 @@ def test_dataset_preparation(record, homes, many_images):
 
 
 def test_a_sweep(record, homes):
-    sweep = (command, "train", "--profile", "smoke", "--experiment", "learning_rate")
+    sweep = (
+        command,
+        "train",
+        "--profile",
+        "smoke",
+        "--experiment",
+        "learning_rate",
+        "-p",
+        "epochs=1",
+        "freeze_backbone=true",
+    )
     expected, done = homes(), {}
     seconds = undisturbed(expected, *sweep)
 
@@ -157,12 +168,48 @@ def test_a_sweep(record, homes):
     record("a sweep of five runs", TRIED, KILLS)
 
 
+# --- scoring ---
+
+
+@pytest.fixture
+def random_model(tmp_path):
+    """A folder with a saved model of random weights."""
+    from iqa_lib.models.smart_iqa import SmartIQA
+
+    torch.manual_seed(0)
+    SmartIQA(backbone="swin_test", pretrained=False, image_size=64).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def score_photographs(folder, model):
+    out = str(paths.HOME / "out.csv")
+    return command("score", f"{folder}/1*.jpg", "--model", model, "--csv", out)
+
+
+def test_scoring(record, homes, many_images, random_model):
+    score = (score_photographs, str(Path(many_images).parent), random_model)
+    expected, groups = homes(), {}
+    seconds = undisturbed(expected, *score)
+
+    def at_death(home):
+        assert not (home / "out.csv").is_file() or bits(home, "out.csv") == bits(expected, "out.csv")
+        for notes in home.glob(".out.csv.unfinished"):
+            count = notes.read_bytes().count(b"\n") // 8
+            assert count >= groups.get(home, 0), "images were scored again"
+            groups[home] = count
+
+    for home in kill_at_random(homes, seconds, at_death, *score, kills=KILLS):
+        assert bits(home, "*.csv*") == bits(expected, "out.csv")
+    assert any(groups.values()), "no kill struck while images were scored"
+    record("scoring", TRIED, KILLS)
+
+
 # --- the workbook ---
 
 
 @pytest.fixture
 def studies(tmp_path):
-    """Makes homes with four small notebooks; the last needs the first."""
+    """Makes homes with three small notebooks; the last needs the first."""
     made = []
 
     def another():
@@ -170,8 +217,8 @@ def studies(tmp_path):
         (home / "notebooks").mkdir(parents=True)
         (home / "tiny.yaml").write_text("profile: tiny\ndataset: none\nbackbone: none\n")
         study = Study(home)
-        for number in (1, 2, 3, 4):
-            name, needs = f"0{number}_page", ["01_page"] if number == 4 else []
+        for number in (1, 2, 3):
+            name, needs = f"0{number}_page", ["01_page"] if number == 3 else []
             study.write(
                 name,
                 "import time; time.sleep(0.2); print('seen')",
@@ -200,9 +247,9 @@ def test_a_whole_run(record, studies):
         assert bits(home, results) == bits(expected, results)
         assert states(home).items() >= done.get(home, {}).items()
         report = (home / "runs/tiny/report.html").read_text()
-        assert all(f"0{number}_page" in report for number in (1, 2, 3, 4))
+        assert all(f"0{number}_page" in report for number in (1, 2, 3))
         pages = list(home.glob("runs/tiny/notebooks/*.ipynb"))
-        assert len(pages) == 4 and all('"seen' in page.read_text() for page in pages)
+        assert len(pages) == 3 and all('"seen' in page.read_text() for page in pages)
     assert any(done.values()), "no kill struck after a notebook"
     record("a whole run", TRIED, KILLS)
 

@@ -4,17 +4,21 @@ import io
 import json
 import os
 import random
+import time
 from datetime import UTC, datetime
 
 import numpy as np
 import psutil
+import torch
 from elsewhere import finish
 from PIL import Image
+from skimage import data
 
 from iqa_lib import paths
+from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 
-SECONDS = float(os.environ.get("IQA_SOAK_SECONDS", "40"))
+SECONDS = float(os.environ.get("IQA_SOAK_SECONDS", "25"))
 ACTIONS = 500
 
 
@@ -90,3 +94,29 @@ def test_an_explorer_driven_at_random(record, homes):
         ACTIONS,
         f"nothing; memory {grown:+.1f} MB per 100 actions",
     )
+
+
+def score_in_a_loop(model):
+    from iqa_lib.scoring import load_scorer, score
+
+    scorer, memory = load_scorer(model), []
+    photographs = [data.coffee(), data.chelsea(), data.astronaut(), *data.lfw_subset()[:5]]
+    images = [Image.fromarray(p if p.dtype == np.uint8 else (p * 255).astype(np.uint8)) for p in photographs]
+    first, end = score(images, scorer).tolist(), time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        assert score(images, scorer).tolist() == first
+        memory.append(used())
+    (paths.HOME / "soak.json").write_text(json.dumps(memory))
+
+
+def test_scoring_in_a_loop(record, homes, tmp_path):
+    """For IQA_SOAK_SECONDS: 600 for the ten minutes that are asked of a release."""
+    torch.manual_seed(0)
+    SmartIQA(backbone="swin_test", pretrained=False, image_size=96).save_pretrained(tmp_path / "model")
+    home = homes()
+    finish(home, score_in_a_loop, str(tmp_path / "model"), seconds=SECONDS + 120)
+    memory = json.loads((home / "soak.json").read_text())
+    grown = slope(memory, len(memory) / SECONDS * 60)
+    assert grown < 10, memory[:: max(1, len(memory) // 20)]
+    tried = f"the same 8 photographs for {SECONDS:.0f} s, equal scores each time"
+    record("scoring, soak", tried, f"{len(memory):,} rounds", f"nothing; memory {grown:+.1f} MB per minute")

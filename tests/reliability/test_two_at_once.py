@@ -13,7 +13,7 @@ from iqa_lib.data.crops import load_images
 from iqa_lib.profile import load_profile
 from iqa_lib.runs import Run
 
-ROUNDS = 4
+ROUNDS = 3
 STORED = [
     f"runs/smoke/store/*/{name}" for name in ("predictions.parquet", "model.safetensors", "result.json")
 ]
