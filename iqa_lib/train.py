@@ -159,7 +159,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
         _save_state(
             state_file,
-            model={k: v for k, v in model.state_dict().items() if k in _trained(model)},
+            model=_trained_state(model),
             optimizer=optimizer.state_dict(),
             schedule=schedule.state_dict(),
             epochs=epochs,
@@ -358,8 +358,7 @@ def _resume(loop: Loop, state_file: Path) -> tuple[list[dict], dict]:
     except CheckpointError as error:
         raise RunError(str(error)) from error
     try:
-        trained = {k: v for k, v in loop.model.state_dict().items() if k in _trained(loop.model)}
-        require_same_tensors(state["model"], trained, f"'{state_file}'")
+        require_same_tensors(state["model"], _trained_state(loop.model), f"'{state_file}'")
         loop.model.load_state_dict(state["model"], strict=False)
         loop.optimizer.load_state_dict(state["optimizer"])
         loop.schedule.load_state_dict(state["schedule"])
@@ -371,9 +370,10 @@ def _resume(loop: Loop, state_file: Path) -> tuple[list[dict], dict]:
         raise RunError(f"'{state_file}' is not the state of this run ({error}). {mend}") from error
 
 
-def _trained(model: BlindIQA) -> set[str]:
-    """Names in the model's state that training changes: all but frozen parameters."""
-    return model.state_dict().keys() - {k for k, p in model.named_parameters() if not p.requires_grad}
+def _trained_state(model: BlindIQA) -> dict[str, Tensor]:
+    """The part of the model's state that training changes: all but frozen parameters."""
+    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
+    return {k: v for k, v in model.state_dict().items() if k not in frozen}
 
 
 def _save_state(path: Path, **state) -> None:

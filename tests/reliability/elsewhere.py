@@ -91,18 +91,21 @@ def kill_at_random(
     Returns:
         The homes, in all of which the work has come to its end.
     """
-    rng, worked, struck = random.Random(0), [homes()], 0
+    rng, worked, struck, fresh = random.Random(0), [homes()], 0, True
     while struck < kills:
-        process = start(worked[-1], work, *arguments)
+        process, started = start(worked[-1], work, *arguments), time.monotonic()
         process.join(rng.uniform(0, seconds))
         if process.exitcode is None:
             process.kill()
             process.join()
-            struck += 1
+            struck, fresh = struck + 1, False
             on_death(worked[-1])
         else:
             assert process.exitcode == 0, said(worked[-1])
+            if fresh:  # the machine has become faster
+                seconds = min(seconds, time.monotonic() - started)
             worked.append(homes())
+            fresh = True
     finish(worked[-1], work, *arguments)
     return worked
 
