@@ -46,6 +46,7 @@ Source = str | Path | Image.Image | np.ndarray
 
 RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
+IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two crops
 MOST_WORKERS = 8  # each holds the feature maps of a batch
 # Taken from a folder; named themselves, files of other kinds are tried too.
 PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
@@ -290,7 +291,7 @@ def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple[str | in
     cores = joblib.cpu_count() if torch.cuda.is_available() else before
     workers = min(cores, MOST_WORKERS)
     work = functools.partial(_score_group, scorer, max(1, cores // workers))
-    jobs = ((group, _most_pixels(group)) for group in _grouped(images, EVALUATION_BATCH))
+    jobs = ((group, _most_pixels(group)) for group in _grouped(images, IMAGES_AT_ONCE))
     try:
         with quiet_pillow():
             yield from itertools.chain.from_iterable(in_order(work, jobs, workers))
