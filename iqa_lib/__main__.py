@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_score(commands)
+    _add_finetune(commands)
     _add_run(commands)
     _add_train(commands)
     _add_bench(commands)
@@ -123,6 +124,48 @@ def _print_scores(model: str, best_first: Any) -> None:
         elif place == LONGEST_TABLE // 2:
             shown.add_row("…", f"{left_out:,} more; --csv FILE lists all")
     Console().print(shown)
+
+
+def _add_finetune(commands: argparse._SubParsersAction) -> None:
+    tune = commands.add_parser(
+        "finetune", help="train on your own images and scores; results, figures, a page"
+    )
+    tune.add_argument("labels", metavar="LABELS.csv", help="with the columns image and score")
+    tune.add_argument(
+        "--range",
+        nargs=2,
+        type=float,
+        default=(0, 100),
+        metavar=("WORST", "BEST"),
+        help="of your scale; 0 100",
+    )
+    tune.add_argument("--name", default="mine", help="of the study: runs/NAME, figures/NAME; 'mine'")
+    _add_settings(tune, "whose settings are taken")
+    tune.set_defaults(act=_finetune)
+
+
+TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no other run
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    import yaml
+
+    from iqa_lib.profile import load_profile
+    from iqa_lib.workbook import run_workbook
+
+    own = {
+        "profile": options.name,
+        "dataset": str(Path(options.labels).expanduser().resolve()),
+        "score_range": options.range,
+        "test_datasets": (),
+    }
+    settings = load_profile(options.profile, **{**own, **_read_overrides(options.overrides)})
+    file = settings.folder / "profile.yaml"
+    paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    failed = run_workbook(str(file), {}, TUNING)
+    if not failed:
+        print(f"python -m iqa_lib score PHOTO --model {options.name}")
+    return failed
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:

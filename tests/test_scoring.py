@@ -380,3 +380,26 @@ def test_the_wheel_scores_a_photograph_without_checkout_and_network(tmp_path):
     )
     (row,) = json.loads(said.stdout)
     assert row["score"] == pytest.approx(score(tmp_path / "coffee.jpg"), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_csv_one_command_and_the_tuned_model_scores(home, tmp_path, picture, capsys):
+    """The README's way to fine-tune on one's own images."""
+    own = tmp_path / "elsewhere"
+    own.mkdir()
+    for i in range(40):
+        picture.resize((CROP, CROP)).rotate(9 * i).save(own / f"{i}.png")
+    (own / "labels.csv").write_text("image,score\n" + "".join(f"{i}.png,{1 + i / 10}\n" for i in range(40)))
+    wanted = ["finetune", str(own / "labels.csv"), "--range", "1", "5", "--profile", "smoke"]
+    assert __main__.main(wanted) == 0
+    for notebook in ("00_data", "01_train", "08_errors"):
+        assert (home / "runs" / "mine" / "results" / f"{notebook}.json").is_file()
+    assert list((home / "figures" / "mine").glob("*.png")) and (home / "runs/mine/report.html").is_file()
+    (run,) = (home / "runs" / "mine" / "store").iterdir()
+    test = pd.read_parquet(run / "predictions.parquet").query("split == 'test'")
+    files = [str(own / name) for name in test["image"]]
+    capsys.readouterr()
+    for model in ("mine", run.name, str(run)):
+        assert __main__.main(["score", *files, "--json", "--model", model]) == 0
+        scores = [row["score"] for row in json.loads(capsys.readouterr().out)]
+        np.testing.assert_allclose(scores, test["prediction"], atol=1e-3)
