@@ -246,7 +246,7 @@ def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
     with paths.writing_to(csv.parent):
         csv.parent.mkdir(parents=True, exist_ok=True)
         rows = _noted(notes, key)
-        rows = rows[: len(rows) // EVALUATION_BATCH * EVALUATION_BATCH]
+        rows = rows[: len(rows) // IMAGES_AT_ONCE * IMAGES_AT_ONCE]
         paths.write_atomically(notes, "".join(f"{line}\n" for line in [key, *map(json.dumps, rows)]))
         todo = files[len(rows) :]
         with open(notes, "a", encoding="utf-8") as file:
