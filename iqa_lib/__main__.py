@@ -244,9 +244,11 @@ def _train(options: argparse.Namespace) -> int:
         from iqa_lib.cluster import train_on_ray
 
         train_on_ray(settings, names, options.run)
+    from iqa_lib.metrics import told
+
     for name in names:
         for label, runs in experiments.results(settings, name, options.run).items():
-            scores = ", ".join(f"{run.result['test']['SRCC']['value']:.4f}" for run in runs)
+            scores = ", ".join(told(run.result["test"]["SRCC"]["value"], ".4f") for run in runs)
             print(f"{name}: {label}: test SRCC {scores}")
     return 0
 

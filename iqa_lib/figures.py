@@ -159,7 +159,7 @@ def predicted_against_true(test: pd.DataFrame, score_label: str) -> Figure:
     left.axline((0, 0), slope=1, color="0.5", lw=1, ls="--", label="prediction = score")
     left.set(
         ylabel="predicted score",
-        title=f"n = {len(test)}, SRCC {metrics.srcc(test['prediction'], test['score']):.3f}",
+        title=f"n = {len(test)}, SRCC {metrics.told(metrics.srcc(test['prediction'], test['score']))}",
     )
     left.legend(frameon=False, fontsize=7.5)
     right.axhline(0, color="0.5", lw=1, ls="--")
@@ -318,7 +318,7 @@ def cross_dataset_heatmap(table: pd.DataFrame) -> Figure:
     """Test SRCC of each method on each dataset; the paper's in brackets where it has one."""
     value = table.pivot(index="variant", columns="dataset", values="SRCC")[table["dataset"].unique()]
     paper = table.pivot(index="variant", columns="dataset", values="paper: SRCC")[value.columns]
-    text = value.map("{:.3f}".format) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
+    text = value.map(metrics.told) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
     counts = table.drop_duplicates("dataset").set_index("dataset")["n"]
     figure, axis = plt.subplots(figsize=(COLUMN, 0.55 * len(value) + 1.2))
     sns.heatmap(
@@ -435,14 +435,15 @@ def scores_with_other_weights(table: pd.DataFrame) -> Figure:
     axis.errorbar(value, place, xerr=reach, fmt="o", color=COLOURS[0], capsize=3)
     axis.axvline(0, color="0.5", lw=1, ls="--")
     axis.set_yticks(
-        place, [f"{w}: SRCC {s:.3f}" for w, s in zip(others["weights"], others["SRCC"], strict=True)]
+        place,
+        [f"{w}: SRCC {metrics.told(s)}" for w, s in zip(others["weights"], others["SRCC"], strict=True)],
     )
     axis.invert_yaxis()
     axis.set(
         xlabel="SRCC less that with the learned weights",
         # An interval may reach further than a difference can: it then runs out of the frame.
         xlim=(min(value.min(), -0.1) - 0.2, max(value.max(), 0.1) + 0.2),
-        title=f"other weights than the learned ones (SRCC {learned['SRCC']:.3f}); "
+        title=f"other weights than the learned ones (SRCC {metrics.told(learned['SRCC'])}); "
         f"n = {learned['n']}, seeds: {learned['seeds']}",
     )
     return figure

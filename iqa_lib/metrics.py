@@ -21,6 +21,8 @@ from iqa_lib.errors import DataError
 ALPHA, POWER = 0.05, 0.80
 HOLDS, HOLDS_NOT, UNTOLD = "holds", "does not hold", "cannot be told from this many runs"
 
+UNDEFINED = "undefined"  # how a number that does not exist is told
+
 _BLOCK = 1_000_000  # values resampled at a time: bounds the memory, not the result
 _ROUNDING = 1e-12  # spreads below this are rounding, not spread
 
@@ -80,6 +82,11 @@ def _kendall_of_two(x: np.ndarray, y: np.ndarray) -> float:
 _kendall = np.vectorize(_kendall_of_two, signature="(n),(n)->()", otypes=[float])
 
 
+def told(value: float, form: str = ".3f") -> str:
+    """A number for people to read; one that does not exist is called undefined."""
+    return UNDEFINED if np.isnan(value) else f"{value:{form}}"
+
+
 def _plain(value: np.ndarray) -> float | np.ndarray:
     return float(value) if np.ndim(value) == 0 else value
 
@@ -137,7 +144,10 @@ class Interval(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if np.isnan(self.value):
+            return UNDEFINED
+        limits = f"{self.low:.3f}, {self.high:.3f}" if np.isfinite([self.low, self.high]).all() else UNDEFINED
+        return f"{self.value:.3f} [{limits}]"
 
 
 def bootstrap(

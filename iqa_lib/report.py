@@ -16,6 +16,7 @@ from PIL import Image
 
 from iqa_lib import outputs, paths
 from iqa_lib.exported_csv import read_csv
+from iqa_lib.metrics import told
 from iqa_lib.profile import Profile
 from iqa_lib.runs import commit
 
@@ -82,7 +83,7 @@ def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
         "html": page and f"notebooks/{page.name}",
         "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
         "numbers": {
-            k: f"{v:.4g}" if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
+            k: told(v, ".4g") if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
         },
         "tables": [{**t, **_table(paths.HOME / t["file"])} for t in new["tables"]],
         "figures": [{**f, "png": _embedded(paths.HOME / f["file"])} for f in new["figures"]],

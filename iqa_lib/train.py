@@ -57,6 +57,10 @@ LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 MODEL = "model.safetensors"
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
+LOWER_THE_RATE = (
+    "Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
+    "run it again to go on from there."
+)
 PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
 
 
@@ -140,6 +144,8 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         for split in dict.fromkeys((chooser, "test")):
             crops = evaluation_crops(settings, images, rows_of[split], epoch)
             predicted = predict(settings, model, images, rows_of[split], split, crops)["prediction"]
+            if not np.isfinite(predicted).all():
+                _refuse_predictions(predicted, images.table["image"].iloc[rows_of[split]], loop, epoch)
             score = images.scores(rows_of[split])
             row[f"{split}_srcc"] = metrics.srcc(predicted, score)
             row[f"{split}_plcc"] = metrics.plcc(predicted, score)
@@ -308,8 +314,16 @@ def _refuse(losses: list[float], batches: list[np.ndarray], crops: ImageBatches,
     raise RunError(
         f"The loss is {losses[first]} in epoch {epoch}, batch {first + 1} (images "
         f"{', '.join(crops.names.iloc[batches[first][:3]])}, …; learning rates {loop.schedule.get_last_lr()}). "
-        f"Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
-        f"run it again to go on from there."
+        f"{LOWER_THE_RATE}"
+    )
+
+
+def _refuse_predictions(predicted: pd.Series, names: pd.Series, loop: Loop, epoch: int) -> None:
+    """Before weights that have gone astray become the state to go on from."""
+    wrong = ~np.isfinite(predicted.to_numpy())
+    raise RunError(
+        f"After the last batch of epoch {epoch}, {wrong.sum()} of {len(predicted)} predictions are not finite (images "
+        f"{', '.join(names[wrong][:3])}, …; learning rates {loop.schedule.get_last_lr()}). {LOWER_THE_RATE}"
     )
 
 

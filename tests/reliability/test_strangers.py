@@ -218,3 +218,39 @@ def test_a_folder_that_holds_no_model_says_what_is_missing(tmp_path, record):
         with pytest.raises((CheckpointError, WeightsError)):
             SmartIQA.from_pretrained(tmp_path / what)
     record("strangers", "a folder without model, settings, or with strange ones", len(spoil), "all refused")
+
+
+def test_a_state_that_is_not_this_runs_is_refused(home, record):
+    settings = load_profile("smoke")
+    images = load_images(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("iqa_lib.train._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):  # after the last epoch: its state is there
+            train(settings, images)
+    (file,) = home.glob("runs/smoke/store/*/state.pt")
+    sound = torch.load(file, weights_only=True)
+    name = max(sound["model"], key=lambda k: sound["model"][k].numel())
+    strange = [
+        *({k: v for k, v in sound.items() if k != key} for key in sound),
+        {**sound, "model": {**sound["model"], name: sound["model"][name] * float("nan")}},
+        {**sound, "model": {k: v for k, v in sound["model"].items() if k != name}},
+        {**sound, "optimizer": {"state": {}, "param_groups": []}},
+        {**sound, "epochs": sound["epochs"][1:]},
+        {**sound, "best": {"srcc": 0.5, "epoch": 99}},
+        [1, 2],
+        sound["model"],
+    ]
+    for state in strange:
+        torch.save(state, file)
+        with pytest.raises(
+            RunError, match=r"state\.pt' (is not the state of this run|does not fit).*Remove the folder"
+        ):
+            train(settings, images)
+    torch.save(sound, file)
+    assert train(settings, images).complete
+    record(
+        "strangers",
+        "a run's state with parts missing, of another model, miscounted",
+        len(strange),
+        "all refused",
+    )
