@@ -8,10 +8,12 @@ from __future__ import annotations
 import platform
 import re
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,9 +25,10 @@ from torch.utils import benchmark
 
 from iqa_lib import experiments, metrics, study, tables
 from iqa_lib.data.crops import ImageSet, grid_crops
+from iqa_lib.errors import RunError
 from iqa_lib.evaluate import EVALUATION_BATCH, predict, stages_of
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
-from iqa_lib.models.smart_iqa import BlindIQA, fastest_device
+from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone, fastest_device
 from iqa_lib.plan import size_of
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
@@ -103,10 +106,11 @@ def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[s
         yield precision, _scorer(wanted, model)
     if not full:
         return
-    for precision, wanted in as_settings.items():
-        faster = _random(settings)
-        faster.backbone.net.compile()
-        yield f"{precision}, compiled", _scorer(wanted, faster)
+    try:
+        for precision, wanted in as_settings.items():
+            yield f"{precision}, compiled", _scorer(wanted, compile_backbone(_random(settings)))
+    except RunError as error:
+        print(f"Not measured compiled: {error}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
         yield FLOAT_ONNX, _on_cpu(OnnxScorer(plain))
@@ -169,13 +173,22 @@ def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
     Each model works in a process of its own, from small to large batches, so that the peak is that of the batch;
     a batch that does not fit ends the column. Memory is what the process takes (on a GPU: what torch allocates)
     beyond the model itself.
+
+    Raises:
+        RunError: a process was killed, as it is where batches do not fit into a machine without a GPU.
     """
     rows = []
     jobs = [(label, s, training) for label, s in models(settings).items() for training in (False, True)]
     for label, of_model, training in Progress(jobs, desc="memory"):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
-            measured = child.submit(_batches_of, of_model, training, largest).result()
         work = "training" if training else "scoring"
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+            try:
+                measured = child.submit(_batches_of, of_model, training, largest).result()
+            except BrokenProcessPool as error:
+                raise RunError(
+                    f"The process that measured {label} ({work}) was killed, most likely because the memory was full: "
+                    f"measure smaller batches, --largest-batch {largest // 2}."
+                ) from error
         rows += [{"model": label, "backbone": of_model.backbone, "work": work, **row} for row in measured]
     return pd.DataFrame(rows).round(3)
 
@@ -244,7 +257,7 @@ def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
         for name, file in engines.items():
             scorer, started = OnnxScorer(file), time.perf_counter()
             parts = [
-                scorer(images.crops(crops[i : i + EVALUATION_BATCH], settings.crop_size).numpy())
+                scorer(images.crops(crops[i : i + EVALUATION_BATCH], settings.crop_size).cpu().numpy())
                 for i in Progress(range(0, len(crops), EVALUATION_BATCH), desc=name)
             ]
             table = pd.DataFrame({"row": [c[0] for c in crops], "prediction": np.concatenate(parts)})
@@ -269,7 +282,7 @@ def _calibration(settings: Profile, images: ImageSet) -> list[np.ndarray]:
     rows = images.rows("train")
     chosen = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION_CROPS, len(rows))).astype(int)]
     crops = grid_crops(images, chosen, settings.crop_size)[:CALIBRATION_CROPS]
-    return [images.crops(crops[i : i + 8], settings.crop_size).numpy() for i in range(0, len(crops), 8)]
+    return [images.crops(crops[i : i + 8], settings.crop_size).cpu().numpy() for i in range(0, len(crops), 8)]
 
 
 # --- accuracy beside cost, and growth ---------------------------------------------------------------------

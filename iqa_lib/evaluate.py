@@ -21,7 +21,7 @@ from torch import Tensor
 
 from iqa_lib import paths
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, grid_crops, random_crops
+from iqa_lib.data.crops import ImageSet, grid_crops, page_locked, random_crops
 from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
@@ -204,7 +204,7 @@ def stage_batches(
     batch = EVALUATION_BATCH if features is None else CACHED_BATCH
     parts = [slice(start, start + batch) for start in range(0, len(crops), batch)]
     if features is not None:
-        for packed in ahead(lambda part: features[part], parts):
+        for packed in ahead(lambda part: page_locked(torch.from_numpy(np.array(features[part]))), parts):
             yield stages_from_cache(packed, model)
     else:
         for cut in ahead(lambda part: images.crops(crops[part], settings.crop_size), parts):
@@ -224,8 +224,8 @@ def ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:
             yield waiting.result()
 
 
-def stages_from_cache(features_NP: np.ndarray, model: BlindIQA) -> PooledStages:
-    packed = torch.from_numpy(features_NP.astype(np.float32)).to(model.backbone.mean.device)
+def stages_from_cache(features_NP: Tensor, model: BlindIQA) -> PooledStages:
+    packed = features_NP.to(model.backbone.mean.device, non_blocking=True).float()
     return PooledStages.unpack(packed, model.backbone.channels)
 
 

@@ -74,6 +74,7 @@ class Profile(BaseModel):
         "honest", description="paper: its code's faults included, to reproduce its numbers"
     )
     precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
     seed: int = Field(0, ge=0)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
     # statistics

@@ -29,7 +29,7 @@ from iqa_lib.errors import RunError
 from iqa_lib.outputs import remember_run
 from iqa_lib.profile import Profile
 
-# Keys that do not change what a run learns or predicts: of the study around it.
+# Keys that do not change what a run learns or predicts: of the study around it, and of how it is computed.
 NOT_PART_OF_A_RUN = {
     "profile",
     "data_folder",
@@ -37,6 +37,7 @@ NOT_PART_OF_A_RUN = {
     "seeds",
     "bootstrap_samples",
     "compare_methods",
+    "compile",
     "hyper_iqa_recipe",
     "cell_timeout",
     *(key for key in Profile.model_fields if key.startswith("backbone_")),
@@ -224,7 +225,8 @@ class Run(StoredRun):
         from iqa_lib.models import smart_iqa
 
         kind = {"smart_iqa": smart_iqa.SmartIQA, "hyper_iqa": smart_iqa.HyperIQA}[self.settings.method]
-        return kind.from_pretrained(self.folder).to(smart_iqa.fastest_device()).eval()
+        model = kind.from_pretrained(self.folder).to(smart_iqa.fastest_device()).eval()
+        return smart_iqa.compile_backbone(model) if self.settings.compile else model
 
 
 def environment(device: str, seconds: float) -> dict:

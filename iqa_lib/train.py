@@ -18,7 +18,8 @@ import re
 import shutil
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from iqa_lib import metrics, paths
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, load_images, random_crops
+from iqa_lib.data.crops import ImageSet, load_images, page_locked, random_crops
 from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.evaluate import (
     Crop,
@@ -46,7 +47,7 @@ from iqa_lib.evaluate import (
 )
 from iqa_lib.losses import combined
 from iqa_lib.models.hypernet import PooledStages
-from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
+from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
@@ -70,7 +71,8 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
     Raises:
         DataError: the dataset is unusable or a split is empty.
         WeightsError: the backbone's weights cannot be had.
-        RunError: the loss is no longer a number; the last good epoch stays on disk.
+        RunError: the loss is no longer a number, or another process of this training was killed; the last good
+            epoch stays on disk.
         StorageError: the run store cannot be written; so does the last epoch.
     """
     images = images or load_images(settings)
@@ -83,10 +85,10 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
         )
     # Of several processes of one training the first alone claims the run and writes.
     with claimed(run.folder) if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
+        _wait_for_the_others(accelerator)
         if not run.complete:
             _train(run, settings, images, accelerator)
-            accelerator.wait_for_everyone()
+            _wait_for_the_others(accelerator)
     return run.remember()
 
 
@@ -151,7 +153,8 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
             row[f"{split}_plcc"] = metrics.plcc(predicted, score)
             row[f"{split}_rmse"] = metrics.rmse(predicted, score)
         row["learning_rate_head"] = schedule.get_last_lr()[-1]
-        (row,) = broadcast_object_list([row])  # what the first process measured decides for all
+        with _needing_the_others(accelerator):
+            (row,) = broadcast_object_list([row])  # what the first process measured decides for all
         epochs.append(row)
         # An undefined SRCC (constant predictions) is worse than any number, but some weights must be kept.
         srcc = row[f"{chooser}_srcc"]
@@ -185,6 +188,27 @@ def _share(batch: np.ndarray, accelerator: Accelerator) -> np.ndarray:
     return batch[accelerator.process_index :: accelerator.num_processes]
 
 
+@contextmanager
+def _needing_the_others(accelerator: Accelerator) -> Iterator[None]:
+    """For what only all processes of a training can do: says so when one of them has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"Another of the {accelerator.num_processes} processes of this training was killed, failed or is out of "
+            f"reach: process {accelerator.process_index} heard no more of it ({reason}). The epochs before this one "
+            f"are kept: start the same command again to go on from there."
+        ) from error
+
+
+def _wait_for_the_others(accelerator: Accelerator) -> None:
+    with _needing_the_others(accelerator):
+        accelerator.wait_for_everyone()
+
+
 def _average_gradients(model: BlindIQA, accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         for parameter in model.parameters():
@@ -206,11 +230,10 @@ class ImageBatches:
         self.labels, self.names = images.scores(rows), images.table["image"].iloc[rows]
 
     def read(self, chosen: np.ndarray) -> Tensor:
-        """uint8 (B, 3, H, W), in the memory of the processor; for any thread."""
+        """uint8 (B, 3, H, W), where the images are; for any thread."""
         cut = self.images.crops([self.crops[i] for i in chosen], self.settings.crop_size)
         seeds = [(self.settings.seed, self.epoch, i) for i in chosen]
-        cut = jitter_colours(cut, self.settings.colour_jitter, seeds)
-        return cut.pin_memory() if torch.cuda.is_available() else cut
+        return page_locked(jitter_colours(cut, self.settings.colour_jitter, seeds))
 
     def stages(self, cut_BCHW: Tensor) -> PooledStages:
         return stages_of(self.settings, self.model, cut_BCHW)
@@ -226,10 +249,10 @@ class FrozenBatches(ImageBatches):
             settings, model, images, crops, "training crops", settings.colour_jitter
         )
 
-    def read(self, chosen: np.ndarray) -> np.ndarray:
-        return self.features[chosen]
+    def read(self, chosen: np.ndarray) -> Tensor:
+        return page_locked(torch.from_numpy(self.features[chosen]))
 
-    def stages(self, features_NP: np.ndarray) -> PooledStages:
+    def stages(self, features_NP: Tensor) -> PooledStages:
         return stages_from_cache(features_NP, self.model)
 
 
@@ -248,6 +271,10 @@ class Loop:
         """Before the first step."""
         accelerator, rows = accelerator or Accelerator(), images.rows("train")
         model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
+        if settings.compile:
+            compile_backbone(model)
+        if not settings.freeze_backbone and images.fits(accelerator.device):
+            images.keep_on(accelerator.device)
         if settings.protocol == "honest":
             model.head.start_at(float(images.scores(rows).mean()))
         optimizer = _optimizer(model, settings)
@@ -264,11 +291,13 @@ class Loop:
         )
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        _average_gradients(self.model, self.accelerator)
+        with _needing_the_others(self.accelerator):
+            _average_gradients(self.model, self.accelerator)
+            loss = self.accelerator.reduce(loss.detach(), "mean")
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return self.accelerator.reduce(loss.detach(), "mean")
+        return loss
 
 
 def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) -> dict[str, float]:
@@ -294,7 +323,8 @@ def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) 
     for number, data in enumerate(bar):
         waited += time.monotonic() - asked
         batch, chosen = batches[number], shares[number]
-        label_B = torch.from_numpy(crops.labels[chosen]).to(accelerator.device, non_blocking=True)
+        label_B = page_locked(torch.from_numpy(crops.labels[chosen]))
+        label_B = label_B.to(accelerator.device, non_blocking=True)
         shared = 1 < accelerator.num_processes <= len(batch)  # shares may differ by one image
         scale = len(chosen) * accelerator.num_processes / len(batch) if shared else 1.0
         unread.append(loop.step(crops.stages(data), label_B, scale))

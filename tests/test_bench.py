@@ -1,6 +1,8 @@
 """What the workbook says of cost, precision and other engines."""
 
+import os
 import runpy
+import signal
 import sys
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from iqa_lib import bench
+from iqa_lib.errors import RunError
 from iqa_lib.evaluate import ahead
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
@@ -61,6 +64,17 @@ def test_memory_is_measured_per_batch_and_training_takes_more_than_scoring(monke
     table = bench.batch_sizes(settings, largest=16)
     peak = table.groupby("work")["memory (GB)"].max()
     assert 0 < peak["scoring"] < peak["training"]
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_measuring_process_that_is_killed_is_named(monkeypatch):
+    monkeypatch.setattr(bench, "models", lambda _: {"SMART-IQA": load_profile("smoke")})
+    monkeypatch.setattr(bench, "_batches_of", die)
+    with pytest.raises(RunError, match=r"measured SMART-IQA \(scoring\) was killed.*--largest-batch 8"):
+        bench.batch_sizes(load_profile("smoke"), largest=16)
 
 
 def test_growth_covers_images_and_crops(home):

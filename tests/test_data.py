@@ -5,11 +5,12 @@ import filecmp
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from iqa_lib.data import offline
 from iqa_lib.data.catalog import load_table, split_by_reference
-from iqa_lib.data.crops import WorkingSize, decode, grid, load_images, random_crops
+from iqa_lib.data.crops import ImageSet, WorkingSize, decode, grid, load_images, random_crops
 from iqa_lib.errors import DataError
 from iqa_lib.profile import load_profile
 
@@ -110,6 +111,20 @@ def test_images_are_decoded_once(home, monkeypatch):
     again = load_images(load_profile("smoke"))
     assert again.fingerprint == first.fingerprint
     np.testing.assert_array_equal(again.image(9), first.image(9))
+
+
+def test_crops_cut_on_the_device_are_the_same_to_the_bit(monkeypatch):
+    monkeypatch.setattr("iqa_lib.data.crops.COPIED_AT_ONCE", 1000)  # so that the last part is a smaller one
+    sizes = np.array([(40, 50), (64, 33), (32, 32)])
+    pixels = np.random.default_rng(0).integers(0, 256, sizes.prod(axis=1).sum() * 3, dtype=np.uint8)
+    images = ImageSet(pd.DataFrame({"image": list("abc")}), pixels, sizes, "")
+    wanted = random_crops(images, np.arange(3), 8, 32, np.random.default_rng(0))
+    assert {flipped for *_, flipped in wanted} == {True, False}
+    cut = images.crops(wanted, 32)
+    images.keep_on(torch.device("cpu"))
+    pixels[:] = 0
+    on_device = images.crops(wanted, 32)
+    assert torch.equal(on_device, cut) and on_device.stride() == cut.stride()
 
 
 def test_random_crops_repeat_by_seed_and_stay_inside(home):

@@ -1,6 +1,9 @@
 """The embedded datasets: repeatable, of contents that no training saw, and worse where they say so."""
 
 import filecmp
+import functools
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 from iqa_lib.data import offline
 from iqa_lib.data.distortions import DISTORTIONS
+from iqa_lib.errors import DataError
 
 CROSS_TESTS = ("offline-phone", "offline-lab", "offline-render")
 COLUMNS = ["image", "score", "split", "reference", "distortion", "severity"]
@@ -170,3 +174,17 @@ def test_the_whole_lab_has_every_level_of_each_and_worse_levels_score_lower(whol
             assert (np.diff(mean[:4]) < 0).all() and mean[4] < mean[2], mean
         else:
             assert (np.diff(mean) < 0).all(), f"{name}: {mean}"
+
+
+def die_in_a_worker(starter, reference, rng):
+    if os.getpid() != starter:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def test_a_killed_worker_ends_the_building_with_a_message(tmp_path):
+    """Last, for it takes its neighbours with it."""
+    parts = 2 * [functools.partial(die_in_a_worker, os.getpid())]
+    with pytest.raises(DataError, match=r"worker process that builds 'mine' was killed.*Start it again"):
+        offline.build_views(tmp_path / "mine", {"test": ["coffee"]}, 1, offline.read_photograph, parts, 0)
+    assert not (tmp_path / "mine" / "labels.csv").exists()

@@ -1,20 +1,35 @@
 """Training: repeatable to the bit, resumable from any moment, stored once, honest about failure."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.crops import ImageSet, grid, load_images
 from iqa_lib.errors import RunError
+from iqa_lib.evaluate import predict
 from iqa_lib.profile import load_profile
-from iqa_lib.train import _optimizer, _schedule, build_model, train, training_crops
+from iqa_lib.train import (
+    FrozenBatches,
+    ImageBatches,
+    Loop,
+    _optimizer,
+    _schedule,
+    build_model,
+    train,
+    training_crops,
+)
 
 FROZEN = {"freeze_backbone": True}
 
@@ -34,6 +49,41 @@ def test_a_run_is_complete_and_can_be_read_back(home, options):
         np.testing.assert_allclose(run.predictions[attention].sum(axis=1), 1, rtol=1e-5)
     srcc = run.result["test"]["SRCC"]
     assert -1 <= srcc["low"] <= srcc["value"] <= srcc["high"] <= 1
+
+
+def test_images_kept_on_the_device_train_the_same_run(home, monkeypatch):
+    settings = load_profile("smoke", colour_jitter=0.2, resolution=96)
+    from_the_processor = train(settings).predictions
+    shutil.rmtree(home / "runs")
+    monkeypatch.setattr(ImageSet, "fits", lambda images, device: True)
+    monkeypatch.setattr(ImageSet, "image", lambda images, row: SimpleNamespace(shape=images._sizes[row]))
+    pd.testing.assert_frame_equal(train(settings).predictions, from_the_processor, check_exact=True)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the processor wait for a GPU: reading a number, or a shape that depends on numbers."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += function in waits
+        return function(*arguments, **options or {})
+
+
+@pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])
+def test_a_training_step_never_waits_for_the_device(home, options):
+    settings = load_profile("smoke", precision="bf16", **options)
+    images = load_images(settings)
+    loop, rows = Loop.start(settings, images), images.rows("train")[:8]
+    batches = FrozenBatches(settings, loop.model, images, rows)
+    if not options:
+        batches = ImageBatches(settings, loop.model, images, batches.crops, 1)
+    data, label = batches.read(np.arange(16)), torch.from_numpy(batches.labels)
+    with Waits() as waits:
+        loss = loop.step(batches.stages(data), label, 1.0)
+        assert waits.count == 0
+        assert np.isfinite(loss.item()) and waits.count == 1
 
 
 def test_the_same_settings_are_trained_once(home, monkeypatch):
@@ -71,8 +121,6 @@ def test_a_frozen_backbone_does_not_move(home):
 
 
 def test_cached_features_score_as_the_whole_network_does(home):
-    from iqa_lib.evaluate import predict
-
     settings = load_profile("smoke", **FROZEN)
     run, images = train(settings), load_images(settings)
     whole = predict(load_profile("smoke"), run.load_model(), images, images.rows("test"))
@@ -80,27 +128,83 @@ def test_cached_features_score_as_the_whole_network_does(home):
     np.testing.assert_allclose(whole["prediction"], stored, atol=0.05)  # the cache is float16
 
 
-@pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])
-def test_two_processes_train_as_one_does(tmp_path, built_data, options):
-    """HyperIQA, because dropout draws differ between processes by design."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from iqa_lib.profile import load_profile; from iqa_lib.train import train\n"
-        f"train(load_profile('smoke', method='hyper_iqa', learning_rate_head=1e-4, **{options}))\n"
+def test_images_scored_in_batches_score_as_crop_by_crop(home):
+    settings = load_profile("smoke", resolution=96)
+    images, model = load_images(settings), build_model(settings).eval()
+    rows = images.rows("test")[:5]
+    for row, score in zip(rows, predict(settings, model, images, rows)["prediction"], strict=True):
+        image_1CHW = torch.tensor(images.image(row)).permute(2, 0, 1)[None]
+        corners = grid(*image_1CHW.shape[2:], 64)
+        crops = [image_1CHW[..., top : top + 64, left : left + 64] for top, left in corners]
+        with torch.no_grad():
+            one_by_one = [model(model.backbone.normalize(crop)).item() for crop in crops]
+        assert len(crops) > 1
+        assert score == pytest.approx(np.mean(one_by_one), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_the_same_run(home):
+    settings = load_profile("smoke", epochs=1)
+    plain = train(settings)
+    expected = plain.epochs["train_loss"][0]
+    shutil.rmtree(home / "runs")
+    compiled = train(settings.model_copy(update={"compile": True}))
+    assert compiled.folder == plain.folder
+    assert compiled.epochs["train_loss"][0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_compiling_without_a_compiler_is_refused(home, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    with pytest.raises(RunError, match=r"torch\.compile does not work here.*`compile` to false"):
+        train(load_profile("smoke", compile=True))
+
+
+def train_in(home, processes, changes, kill_one_when=None) -> tuple[int, str]:
+    """Exit code and messages of a training by that many processes; SIGKILL for the last once it holds."""
+    # `accelerate launch --cpu` starts one process, however many it is asked for.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launch += ["-m", "iqa_lib", "train", "--profile=smoke", "--experiment=training"]
+    launched = subprocess.Popen(
+        [*launch, "-p", *changes],
+        env={**os.environ, "IQA_HOME": str(home), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    if kill_one_when:
+        while not kill_one_when():
+            assert launched.poll() is None, launched.communicate()
+            time.sleep(0.005)
+        workers = psutil.Process(launched.pid).children(recursive=True)
+        next(w for w in workers if w.environ().get("RANK") == str(processes - 1)).kill()
+    _, messages = launched.communicate(timeout=180)
+    return launched.returncode, messages
+
+
+@pytest.mark.parametrize(
+    "kill, change", [(True, "epochs=4"), (False, "freeze_backbone=true")], ids=["whole, one killed", "frozen"]
+)
+def test_two_processes_train_as_one_does_even_if_one_is_killed(tmp_path, built_data, kill, change):
+    """HyperIQA, because dropout draws differ between processes by design."""
+    changes = ["method=hyper_iqa", "learning_rate_head=1e-4", change]
     losses = []
-    for count in (1, 2):
-        home = tmp_path / str(count)
+    for processes in (1, 2):
+        home = tmp_path / str(processes)
         shutil.copytree(built_data, home / "data")
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={count}"]
-        launch += [
-            "--num_machines=1",
-            "--mixed_precision=no",
-            "--dynamo_backend=no",
-            "--num_cpu_threads_per_process=1",
-        ]
-        launch.append(str(script))
-        subprocess.run(launch, env={**os.environ, "IQA_HOME": str(home)}, check=True, timeout=180)
+        if kill and processes == 2:
+            code, messages = train_in(
+                home, 2, changes, lambda home=home: any(home.glob("runs/smoke/store/*/state.pt"))
+            )
+            assert code and not list(home.glob("runs/smoke/store/*/result.json")), messages
+            # The other process notices it, or its launcher does and ends the other.
+            assert re.search(
+                r"error: Another of the 2 .* was killed.* go on|Interrupted\..* goes on", messages
+            )
+        code, messages = train_in(home, processes, changes)
+        assert code == 0, messages
         (log,) = home.glob("runs/smoke/store/*/epochs.jsonl")
         losses.append(pd.read_json(log, lines=True)["train_loss"].to_numpy())
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

@@ -1,6 +1,6 @@
 """Decode every image once into one memory-mapped uint8 file; after that a crop is a slice.
 
-Shape suffixes: B batch, C channels, H height, W width.
+Shape suffixes: B batch, C channels, H height, W width, P all pixels.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from iqa_lib.errors import DataError, ImageError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
+COPIED_AT_ONCE = 1 << 26  # bytes of pixels on their way to a device
+
 
 class ImageSet:
     """A dataset's labels and decoded images.
@@ -51,6 +53,7 @@ class ImageSet:
         self._pixels = pixels
         self._sizes = sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
+        self._resident_P3: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -70,11 +73,41 @@ class ImageSet:
         return float((self._sizes == size).all(axis=1).mean())
 
     def crops(self, wanted: list[tuple[int, int, int, bool]], size: int) -> Tensor:
-        """Cut (row, top, left, flipped) squares: uint8 (B, 3, size, size)."""
+        """Cut (row, top, left, flipped) squares: uint8 (B, 3, size, size), in page-locked memory or on the device."""
+        if self._resident_P3 is not None:
+            return self._crops_on_device(np.array(wanted, dtype=np.int64), size)
         cut = [
             self.image(row)[y : y + size, x : x + size][:, :: -1 if flip else 1] for row, y, x, flip in wanted
         ]
-        return torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2)
+        return page_locked(torch.from_numpy(np.stack(cut))).permute(0, 3, 1, 2)
+
+    def _crops_on_device(self, wanted_B4: np.ndarray, size: int) -> Tensor:
+        row_B, top_B, left_B, flipped_B = wanted_B4.T
+        width_B = self._sizes[row_B, 1]
+        corner_B = self._starts[row_B] // 3 + top_B * width_B + left_B + flipped_B * (size - 1)
+        told = page_locked(torch.from_numpy(np.stack([corner_B, width_B, 1 - 2 * flipped_B])))
+        corner, down, right = told.to(self._resident_P3.device, non_blocking=True)[:, :, None, None]
+        along = torch.arange(size, device=self._resident_P3.device)
+        return self._resident_P3[corner + down * along[:, None] + right * along].permute(0, 3, 1, 2)
+
+    def fits(self, device: torch.device) -> bool:
+        """Whether this is a GPU, half of whose free memory holds all pixels."""
+        return device.type == "cuda" and 2 * self._pixels.nbytes < torch.cuda.mem_get_info(device)[0]
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copy all pixels to the device: crops are cut there from now on, the same to the bit."""
+        if self._resident_P3 is not None and self._resident_P3.device == device:
+            return
+        resident = torch.empty(len(self._pixels), dtype=torch.uint8, device=device)
+        for start in range(0, len(resident), COPIED_AT_ONCE):
+            part = slice(start, start + COPIED_AT_ONCE)
+            resident[part] = torch.from_numpy(np.array(self._pixels[part]))
+        self._resident_P3 = resident.view(-1, 3)
+
+
+def page_locked(tensor: Tensor) -> Tensor:
+    """Where there is a GPU: in memory that is copied to it without anyone waiting."""
+    return tensor.pin_memory() if torch.cuda.is_available() and tensor.device.type == "cpu" else tensor
 
 
 def load_images(

@@ -13,6 +13,7 @@ import functools
 import importlib.resources
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from skimage import color, restoration
 
 from iqa_lib import paths
 from iqa_lib.data import distortions as d
+from iqa_lib.errors import DataError
 from iqa_lib.progress import Progress
 
 VIEW = (384, 288)  # width and height in px of every image
@@ -122,7 +124,11 @@ def build_views(
     parts: list[Callable[[np.ndarray, np.random.Generator], Iterable[Variant]]],
     seed: int,
 ) -> None:
-    """Views of each split's sources and their variants; a view's ``parts`` are made in parallel."""
+    """Views of each split's sources and their variants; a view's ``parts`` are made in parallel.
+
+    Raises:
+        DataError: a worker process was killed.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     jobs = [
         (split, name, view, part)
@@ -134,7 +140,14 @@ def build_views(
     work = joblib.Parallel(n_jobs=-1, return_as="generator")(
         joblib.delayed(_build_view)(folder, *job, open_source, seed) for job in jobs
     )
-    rows = [row for rows in Progress(work, total=len(jobs), desc=f"building {folder.name}") for row in rows]
+    bar = Progress(work, total=len(jobs), desc=f"building {folder.name}")
+    try:
+        rows = [row for rows in bar for row in rows]
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"A worker process that builds '{folder.name}' was killed, most likely because the memory was full. Start "
+            f"it again with less beside it, or with fewer workers (LOKY_MAX_CPU_COUNT=1)."
+        ) from error
     paths.write_atomically(folder / "labels.csv", pd.DataFrame(rows).to_csv(index=False))
 
 

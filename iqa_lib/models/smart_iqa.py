@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from iqa_lib.errors import CheckpointError, WorkbookError
+from iqa_lib.errors import CheckpointError, RunError, WorkbookError
 from iqa_lib.models.backbones import Backbone, own_weights
 from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
@@ -192,3 +193,26 @@ class HyperIQA(BlindIQA, PyTorchModelHubMixin):
 
 def fastest_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compile_backbone(model: BlindIQA) -> BlindIQA:
+    """The same model, whose backbone, nearly all of its arithmetic, goes through `torch.compile` when it is used.
+
+    Raises:
+        RunError: nothing can be compiled on this machine.
+    """
+    _require_compiler(fastest_device())
+    model.backbone.net.compile()
+    return model
+
+
+@functools.cache
+def _require_compiler(device: torch.device) -> None:
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # of the graph, Triton or the C++ compiler: they share no base class
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunError(
+            f"torch.compile does not work here ({reason}). It needs a C++ compiler (Debian: apt install g++) and, on a "
+            f"GPU, Triton and Python's headers. Install them, or set the profile key `compile` to false."
+        ) from error

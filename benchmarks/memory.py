@@ -1,0 +1,157 @@
+"""The memory that training takes on as many images as KonIQ-10k has, and whether it grows from epoch to epoch.
+
+    python benchmarks/memory.py                                   # 10,073 images of 512 x 384, about 10 minutes
+    python benchmarks/memory.py --images 500 --epochs 3           # a quick look
+    python benchmarks/memory.py --backbone swin_tiny_patch4_window7_224 --crop 224
+
+Few generated JPEG files are linked under many names, decoded by the workbook into its cache (6 GB, in a temporary folder
+that is removed; TMPDIR chooses the disk) and trained on, 60 of them for validation and 60 for testing.
+
+Counted is private memory, ``RssAnon`` of Linux: what the process alone holds and cannot be taken from it. The cache is a
+memory-mapped file; its pages (``RssFile``, beside it) belong to the system's file cache, which takes them back when
+memory is short. "Beyond the model" is the peak less what the process held after one training step of one batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+DISTINCT = 64  # JPEG files
+HELD_OUT = 60  # images of validation and of the test, each
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=10_073)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--backbone", default="swin_test")
+    parser.add_argument("--crop", type=int, default=64, help="side in px")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["IQA_HOME"] = home  # before iqa_lib is imported
+        link_images(Path(home) / "data" / "images", options.images)
+        report(options)
+
+
+def link_images(folder: Path, number: int) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(min(DISTINCT, number)):
+        blocks = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        blocks.resize((512, 384), Image.Resampling.BICUBIC).save(folder / f"{i:05}.jpg", quality=85)
+    for i in range(DISTINCT, number):
+        os.link(folder / f"{i % DISTINCT:05}.jpg", folder / f"{i:05}.jpg")
+    splits = ["val"] * HELD_OUT + ["test"] * HELD_OUT + ["train"] * (number - 2 * HELD_OUT)
+    rows = [f"{i:05}.jpg,{i % 101},{split}" for i, split in enumerate(splits)]
+    (folder / "labels.csv").write_text("\n".join(["image,score,split", *rows]), encoding="utf-8")
+
+
+def report(options: argparse.Namespace) -> None:
+    from iqa_lib.bench import machine, noise_images
+    from iqa_lib.data.crops import load_images
+    from iqa_lib.profile import Profile
+    from iqa_lib.runs import Run
+    from iqa_lib.train import ImageBatches, Loop, train, train_epoch
+
+    settings = Profile(
+        profile="benchmark",
+        dataset="images/labels.csv",
+        backbone=options.backbone,
+        pretrained=False,
+        resolution=384,
+        crop_size=options.crop,
+        train_crops=1,
+        epochs=options.epochs,
+        patience=options.epochs,
+    )
+    print(f"{options.backbone}, crops of {options.crop} px, batch {settings.batch_size}, on {machine()}")
+    started = time.monotonic()
+    decoding = Samples.during(lambda: load_images(settings))
+    images = decoding.result
+    print(f"{len(images):,} images decoded in {time.monotonic() - started:.0f} s: {decoding}")
+
+    one_batch = noise_images(settings.batch_size, options.crop)
+    loop = Loop.start(settings, one_batch)
+    crops = [(row, 0, 0, False) for row in range(settings.batch_size)]
+    train_epoch(loop, ImageBatches(settings, loop.model, one_batch, crops, 1), np.arange(len(crops)), 1)
+    model_alone = memory()[PRIVATE]
+    print(f"the model and one training step: {model_alone / 1e3:.2f} GB private, the libraries included")
+    del loop
+
+    log = Run(settings, images.fingerprint).folder / "epochs.jsonl"
+    started = time.monotonic()
+    training = Samples.during(lambda: train(settings, images), lambda: finished_epochs(log))
+    print(f"training, {options.epochs} epochs in {time.monotonic() - started:.0f} s: {training}")
+    medians = [np.median(values) for phase, values in training.private.items() if phase < options.epochs]
+    told = ", ".join(f"{value / 1e3:.3f}" for value in medians)
+    slope = np.polyfit(np.arange(1, len(medians)), medians[1:], 1)[0]
+    print(f"private memory, GB, median of each epoch: {told}; {slope:+.1f} MB an epoch from the second on")
+    print(f"beyond the model: {(training.peak - model_alone) / 1e3:.2f} GB at the peak")
+
+
+def finished_epochs(log: Path) -> int:
+    return log.read_text().count("\n") if log.is_file() else 0
+
+
+PRIVATE, OF_FILES = "RssAnon", "RssFile"
+
+
+def memory() -> dict[str, float]:
+    """What this process holds in MB, by kind."""
+    status = Path("/proc/self/status").read_text()
+    return {name: int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / 1e3 for name in (PRIVATE, OF_FILES)}
+
+
+class Samples:
+    """Private memory while something is done, every tenth of a second, by phase.
+
+    Attributes:
+        private: MB, by the number of the phase.
+        result: of what was done.
+    """
+
+    def __init__(self):
+        self.private: dict[int, list[float]] = defaultdict(list)
+        self.of_files = 0.0
+
+    @classmethod
+    def during(cls, work: Callable[[], object], phase: Callable[[], int] = lambda: 0) -> Samples:
+        samples, done = cls(), threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.1):
+                now = memory()
+                samples.private[phase()].append(now[PRIVATE])
+                samples.of_files = max(samples.of_files, now[OF_FILES])
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            samples.result = work()
+        finally:
+            done.set()
+            watcher.join()
+        return samples
+
+    @property
+    def peak(self) -> float:
+        """MB."""
+        return max(max(values) for values in self.private.values())
+
+    def __str__(self) -> str:
+        return f"peak {self.peak / 1e3:.2f} GB private, {self.of_files / 1e3:.2f} GB of files"
+
+
+if __name__ == "__main__":
+    main()
