@@ -14,12 +14,12 @@ import argparse
 import numpy as np
 import pandas as pd
 from brisque import BRISQUE
-from iqa_lib.scoring import load_scorer, score_all
 
 from iqa_lib import metrics
 from iqa_lib.data.crops import load_images
 from iqa_lib.evaluate import laplacian_variance
 from iqa_lib.progress import Progress
+from iqa_lib.scoring import load_scorer, score_all
 
 
 class Brisque(BRISQUE):

@@ -97,16 +97,19 @@ def _compute_features(settings, model, images, crops, path, what, colour_jitter)
     shape = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": (len(crops), width)}
     np.lib.format.write_array_header_1_0(header, shape)
     model.eval()
+
+    def read(start: int) -> Tensor:
+        chunk = crops[start : start + EVALUATION_BATCH]
+        cut = images.crops(chunk, settings.crop_size)
+        return page_locked(jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))]))
+
     with open(temporary, "ab") as file:  # appended, not mapped: a full disk then is an error and no SIGBUS
         batches = max(0, file.tell() - header.tell()) // (2 * width * EVALUATION_BATCH)
         file.truncate(header.tell() + batches * 2 * width * EVALUATION_BATCH if batches else 0)
         if not batches:
             file.write(header.getvalue())
         starts = range(batches * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
-        for start in Progress(starts, desc=f"features: {what}"):
-            chunk = crops[start : start + EVALUATION_BATCH]
-            cut = images.crops(chunk, settings.crop_size)
-            cut = jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))])
+        for cut in Progress(ahead(read, starts), desc=f"features: {what}", total=len(starts)):
             with torch.inference_mode():
                 packed = stages_of(settings, model, cut).pack()
             file.write(packed.float().cpu().numpy().astype(np.float16).tobytes())
