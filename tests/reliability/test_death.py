@@ -35,7 +35,7 @@ def undisturbed(home, work, *arguments):
 def train_smoke(options):
     from iqa_lib.train import train
 
-    train(load_profile("smoke", epochs=5, **options))
+    train(load_profile("smoke", epochs=5, train_crops=1, **options))
 
 
 def finished_epochs(home):
@@ -85,7 +85,7 @@ def cache_features():
     settings = load_profile("smoke", freeze_backbone=True)
     images = load_images(settings)
     set_seed(0)
-    crops = random_crops(images, images.rows("train"), 60, 64, np.random.default_rng(0), flip=True)
+    crops = random_crops(images, images.rows("train"), 40, 64, np.random.default_rng(0), flip=True)
     crop_features(settings, build_model(settings), images, crops, "many crops")
 
 
@@ -152,6 +152,7 @@ def test_a_sweep(record, homes):
         "-p",
         "epochs=1",
         "freeze_backbone=true",
+        "train_crops=1",
     )
     expected, done = homes(), {}
     seconds = undisturbed(expected, *sweep)
@@ -182,13 +183,12 @@ def random_model(tmp_path):
     return str(tmp_path / "model")
 
 
-def score_photographs(folder, model):
-    out = str(paths.HOME / "out.csv")
-    return command("score", f"{folder}/1*.jpg", "--model", model, "--csv", out)
+def score_photographs(pattern, model):
+    return command("score", pattern, "--model", model, "--csv", str(paths.HOME / "out.csv"))
 
 
 def test_scoring(record, homes, many_images, random_model):
-    score = (score_photographs, str(Path(many_images).parent), random_model)
+    score = (score_photographs, str(Path(many_images).with_name("1*.jpg")), random_model)
     expected, groups = homes(), {}
     seconds = undisturbed(expected, *score)
 
@@ -302,12 +302,18 @@ def some_pictures(home):
 def prepare_slowly(labels):
     from iqa_lib.data import crops
 
-    quickly = crops._decode
-    crops._decode = lambda *arguments: (time.sleep(0.1), quickly(*arguments))[1]
+    quickly = crops._try_decode
+    crops._try_decode = lambda *arguments: (time.sleep(0.1), quickly(*arguments))[1]
     return command("data", "prepare", labels, "--profile", "smoke")
 
 
+def some_scores(home):
+    notes = home / ".out.csv.unfinished"
+    return notes.is_file() and notes.read_bytes().count(b"\n") > 1
+
+
 WORKS = {
+    "scoring": (score_photographs, some_scores),
     "training": (train_long, an_epoch),
     "preparation": (prepare_slowly, some_images),
     "run": (run_for_ever, a_cell),
@@ -315,11 +321,15 @@ WORKS = {
 }
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("work", WORKS)
-def test_an_interrupt(record, homes, many_images, work, end):
-    function, begun = WORKS[work]
-    home, arguments = homes(), [many_images] if work == "preparation" else []
+@pytest.mark.parametrize(
+    ("work", "end"),
+    [(work, end) for work in WORKS for end in (signal.SIGINT, signal.SIGTERM)][:-1],  # pretraining is dear
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_an_interrupt(record, homes, many_images, random_model, work, end):
+    (function, begun), home = WORKS[work], homes()
+    all_images = str(Path(many_images).with_name("*.jpg"))
+    arguments = {"preparation": [many_images], "scoring": [all_images, random_model]}.get(work, [])
     (home / "notebooks").mkdir()
     (home / "tiny.yaml").write_text("profile: tiny\ndataset: none\nbackbone: none\n")
     if work == "pretraining":
@@ -327,7 +337,7 @@ def test_an_interrupt(record, homes, many_images, work, end):
     process = start(home, function, *arguments)
     wait_for(lambda: begun(home), process)
     before = len(finished_epochs(home))
-    time.sleep(random.uniform(0, 0.5))
+    time.sleep(random.uniform(0, 0.3))
     os.kill(process.pid, end)
     process.join(30)
     told = said(home)
@@ -335,8 +345,8 @@ def test_an_interrupt(record, homes, many_images, work, end):
     assert told.endswith(f"{INTERRUPTED}\n") and "Traceback" not in told
     if work == "training":
         assert len(finished_epochs(home)) >= before > 0
-    elif work == "preparation":
-        assert some_images(home)
+    elif work in ("preparation", "scoring"):
+        assert begun(home)
     elif work == "run":
         assert not (home / "runs/tiny/state/01_page.json").exists()
         with pytest.raises(ProcessLookupError):
