@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -122,6 +123,9 @@ def _work(home: Path, work: Callable, arguments: tuple) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where the suite runs in a shell's background
     torch.set_num_threads(1)
     code = work(*arguments)
     sys.exit(code if isinstance(code, int) else 0)
