@@ -340,6 +340,7 @@ def test_an_interrupt(record, homes, many_images, random_model, work, end):
     time.sleep(random.uniform(0, 0.3))
     os.kill(process.pid, end)
     process.join(30)
+    process.kill()  # where it did not end, nor may it go on beside the tests that follow
     told = said(home)
     assert process.exitcode == 128 + end, told
     assert told.endswith(f"{INTERRUPTED}\n") and "Traceback" not in told
