@@ -1,6 +1,6 @@
 """The memory that training takes on as many images as KonIQ-10k has, and whether it grows from epoch to epoch.
 
-    python benchmarks/memory.py                                   # 10,073 images of 512 x 384, about 10 minutes
+    python benchmarks/memory.py                                   # 10,073 images of 512 x 384, minutes
     python benchmarks/memory.py --images 500 --epochs 3           # a quick look
     python benchmarks/memory.py --backbone swin_tiny_patch4_window7_224 --crop 224
 
