@@ -9,7 +9,6 @@ and open no image; `catalog` checks what they return. All raise DataError for a 
 
 from __future__ import annotations
 
-import faulthandler
 import functools
 import io
 import json
@@ -270,11 +269,17 @@ def read_mat(path: Path, *names: str) -> list[np.ndarray]:
 
 def _apart(read: Callable, path: str) -> object:
     """In a process of its own: scipy's reader of MATLAB files is brought down by damaged ones, and all with it."""
-    executor = loky.get_reusable_executor(max_workers=1, initializer=faulthandler.disable)
     try:
-        return executor.submit(read, path).result()
+        return _other_process().submit(read, path).result()
     except BrokenProcessPool as error:
+        _other_process.cache_clear()
         raise ValueError("its content makes the reader fail") from error
+
+
+@functools.cache
+def _other_process() -> loky.ProcessPoolExecutor:
+    # Not loky's reusable one, which is joblib's too.
+    return loky.ProcessPoolExecutor(max_workers=1, timeout=60)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
