@@ -54,10 +54,31 @@ def run_workbook(home, *options):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, built_data):
-    """A home in which the whole workbook has run on the profile ``smoke``."""
-    home = tmp_path_factory.mktemp("finished")
+def by_hand(tmp_path_factory, built_data):
+    """A home where nothing ran: the last notebook finds no run, the others those of the ones after them."""
+    home = tmp_path_factory.mktemp("by-hand")
     shutil.copytree(built_data, home / "data")
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda p: p.stem)
+def test_it_runs_by_hand_from_its_own_folder_in_any_order(path, by_hand, monkeypatch):
+    monkeypatch.setenv("IQA_HOME", str(by_hand))
+    notebook = nbformat.read(path, 4)
+    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source = cell.source.replace('profile: str = "demo"', 'profile: str = "smoke"')
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(paths.NOTEBOOKS)}}).execute()
+    assert (by_hand / f"runs/smoke/results/{path.stem}.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, by_hand):
+    """A home in which the whole workbook has run on the profile ``smoke``; what by hand has trained is read."""
+    home = tmp_path_factory.mktemp("finished")
+    shutil.copytree(by_hand / "data", home / "data")
+    if (by_hand / "runs").is_dir():
+        shutil.copytree(by_hand / "runs/smoke/store", home / "runs/smoke/store")
     done = run_workbook(home, "--profile", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     return home
@@ -150,7 +171,7 @@ def test_the_second_time_all_is_skipped_and_a_deleted_run_alone_is_redone(finish
 
 @pytest.mark.slow
 def test_the_papers_study_runs_through_every_notebook_on_a_shrunken_copy(tmp_path):
-    """KonIQ-10k's exact layout, three images per split; Swin-T without weights on small crops, one epoch."""
+    """KonIQ-10k's exact layout, three images per split; small Swins without weights on small crops, one epoch."""
     folder = tmp_path / "data" / "koniq10k"
     (folder / "1024x768").mkdir(parents=True)
     rng, lines = np.random.default_rng(0), ["image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set"]
@@ -159,12 +180,12 @@ def test_the_papers_study_runs_through_every_notebook_on_a_shrunken_copy(tmp_pat
         Image.fromarray(pixels).resize((1024, 768)).save(folder / "1024x768" / f"{number}.jpg")
         lines.append(f"{number}.jpg,5,20,{40 - number},30,{5 + number},100,{20 + 7 * number},12.5,{split}")
     (folder / "koniq10k_distributions_sets.csv").write_text("\n".join(lines) + "\n")
-    swin = "swin_tiny_patch4_window7_224"
     changes = {
         **{"test_datasets": "[]", "pretrained": "false", "epochs": 1, "seeds": "[0]", "train_crops": 1},
-        **{"hyper_iqa_recipe": "same", "backbone": swin, "backbone_tiny": swin, "backbone_base": swin},
+        **{"hyper_iqa_recipe": "same", "backbone": "swin_test", "backbone_base": "swin_test"},
+        **{"backbone_tiny": "swin_tiny_patch4_window7_224", "backbone_hyper_iqa": "swin_test"},
         **{"backbone_small": "null", "backbone_controls": "[]", "bootstrap_samples": 100},
-        **{"resolution": 96, "crop_size": 96},
+        **{"resolution": 64, "crop_size": 64},
     }
     options = [f"{key}={value}" for key, value in changes.items()]
     # 09_complexity trains nothing and would only time these models; it runs on `smoke` above
@@ -173,25 +194,6 @@ def test_the_papers_study_runs_through_every_notebook_on_a_shrunken_copy(tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     states = pd.read_csv(tmp_path / "figures/paper/experiments.csv")["state"]
     assert set(states) == {"rebuilt"}
-
-
-@pytest.fixture(scope="module")
-def by_hand(tmp_path_factory, built_data):
-    """A home where nothing ran: the last notebook finds no run, the others those of the ones after them."""
-    home = tmp_path_factory.mktemp("by-hand")
-    shutil.copytree(built_data, home / "data")
-    return home
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda p: p.stem)
-def test_it_runs_by_hand_from_its_own_folder_in_any_order(path, by_hand, monkeypatch):
-    monkeypatch.setenv("IQA_HOME", str(by_hand))
-    notebook = nbformat.read(path, 4)
-    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    cell.source = cell.source.replace('profile: str = "demo"', 'profile: str = "smoke"')
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(paths.NOTEBOOKS)}}).execute()
-    assert (by_hand / f"runs/smoke/results/{path.stem}.json").is_file()
 
 
 @pytest.mark.slow
