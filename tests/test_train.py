@@ -109,10 +109,9 @@ def test_other_settings_or_other_data_are_another_run(home):
 @pytest.mark.parametrize("options", [{}, FROZEN], ids=["whole", "frozen"])
 def test_training_learns_what_is_there_to_learn(home, options):
     """A network that works fits its training images better and better."""
-    rates = {"learning_rate_backbone": 3e-3, "learning_rate_head": 3e-3}
+    rates = {"learning_rate_backbone": 6e-3, "learning_rate_head": 6e-3}
     epochs = train(load_profile("smoke", epochs=20, train_crops=4, patience=20, **rates, **options)).epochs
-    # guessing one number for all stays within 1 % of where it began
-    assert epochs["train_loss"].min() < 0.97 * epochs["train_loss"].iloc[0]
+    assert epochs["train_loss"].min() < 0.9 * epochs["train_loss"].iloc[0]
 
 
 def test_a_frozen_backbone_does_not_move(home):
