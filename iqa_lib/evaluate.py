@@ -104,9 +104,12 @@ def _compute_features(settings, model, images, crops, path, what, colour_jitter)
         return page_locked(jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))]))
 
     with open(temporary, "ab") as file:  # appended, not mapped: a full disk then is an error and no SIGBUS
-        batches = max(0, file.tell() - header.tell()) // (2 * width * EVALUATION_BATCH)
-        file.truncate(header.tell() + batches * 2 * width * EVALUATION_BATCH if batches else 0)
-        if not batches:
+        batch_bytes = EVALUATION_BATCH * width * np.dtype(np.float16).itemsize
+        batches = max(0, file.tell() - header.tell()) // batch_bytes
+        if batches:
+            file.truncate(header.tell() + batches * batch_bytes)
+        else:
+            file.truncate(0)
             file.write(header.getvalue())
         starts = range(batches * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
         for cut in Progress(ahead(read, starts), desc=f"features: {what}", total=len(starts)):

@@ -10,7 +10,6 @@ Shape suffixes: B batch, C channels, H height, W width, K kinds of distortion.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -35,7 +34,7 @@ from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import claimed, environment
-from iqa_lib.train import train
+from iqa_lib.train import save_state, train
 
 TEACHER = "tf_efficientnet_lite0"
 CROP = 192
@@ -179,17 +178,13 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
             | _validate(model, teacher, images)
         )
         paths.write_atomically(folder / "epochs.jsonl", "".join(json.dumps(row) + "\n" for row in done))
-        content = io.BytesIO()
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "epochs": done,
-            },
-            content,
+        save_state(
+            state_file,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            schedule=schedule.state_dict(),
+            epochs=done,
         )
-        paths.write_atomically(state_file, content.getvalue())
     facts = environment(str(device), time.monotonic() - started)
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))

@@ -166,7 +166,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         if not accelerator.is_main_process:
             continue
         paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
-        _save_state(
+        save_state(
             state_file,
             model=_trained_state(model),
             optimizer=optimizer.state_dict(),
@@ -420,7 +420,7 @@ def _trained_state(model: BlindIQA) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if k not in frozen}
 
 
-def _save_state(path: Path, **state) -> None:
+def save_state(path: Path, **state) -> None:
     content = io.BytesIO()
     torch.save(state, content)
     paths.write_atomically(path, content.getvalue())

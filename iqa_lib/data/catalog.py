@@ -515,9 +515,8 @@ def _mapped(table: pd.DataFrame, score_range: tuple[float, float], faults: _Faul
 
 def _paths(table: pd.DataFrame, folder: Path, faults: _Faults) -> list[str | None]:
     listing, found, ambiguous, outside, linked = Listing(folder), [], {}, [], []
-    holds = functools.lru_cache(None)(
-        lambda place: Path(os.path.realpath(place)).is_relative_to(folder.resolve())
-    )
+    root = folder.resolve()
+    holds = functools.lru_cache(None)(lambda place: Path(os.path.realpath(place)).is_relative_to(root))
     for where, image in table["image"].items():
         inside = os.path.normpath(image)
         if os.path.isabs(inside) and Path(inside).is_relative_to(folder):

@@ -89,7 +89,7 @@ def train_on_a_disk_that_fills(writer, room, options):
 
 FROZEN = ("freeze_backbone=true",)
 FILLS = {
-    "the checkpoint": (("train._save_state", 3), MB, ()),
+    "the checkpoint": (("train.save_state", 3), MB, ()),
     "the weights": (("train._save_model", 1), MB, ()),
     "the results": (("train._finish", 1), 0, ()),
     "the feature cache": (("evaluate._compute_features", 1), 40_000, FROZEN),
