@@ -105,8 +105,8 @@ def _train_there(settings: Profile, data_fingerprint: str) -> tuple[dict[str, by
 
 def _store(run: Run, files: dict[str, bytes]) -> None:
     with claimed(run.folder):
-        if run.complete:  # the disk is shared
-            return
-        for name in sorted(files, key=lambda name: name == "result.json"):  # it makes the run complete: last
-            paths.write_atomically(run.folder / name, files[name])
+        if not run.complete:  # else the disk is shared
+            # result.json last: it makes the run complete.
+            for name in sorted(files, key=lambda name: name == "result.json"):
+                paths.write_atomically(run.folder / name, files[name])
         (run.folder / "state.pt").unlink(missing_ok=True)  # of a training broken off here

@@ -113,6 +113,7 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     with claimed(folder):
         if not (folder / "model.safetensors").is_file():
             _pretrain(backbone, images, folder, epochs, seed)
+        (folder / "state.pt").unlink(missing_ok=True)  # also after one killed between its result and this
     return folder
 
 
@@ -188,10 +189,8 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
     facts = environment(str(device), time.monotonic() - started)
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
-    paths.write_atomically(
-        folder / "model.safetensors", save(_halves(student.net))
-    )  # last: it makes it complete
-    state_file.unlink()
+    # Last: it makes the pretraining complete.
+    paths.write_atomically(folder / "model.safetensors", save(_halves(student.net)))
 
 
 def _halves(part: nn.Module) -> dict[str, Tensor]:

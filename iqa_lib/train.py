@@ -57,6 +57,7 @@ from iqa_lib.runs import Run, claimed
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 MODEL = "model.safetensors"
+STATE = "state.pt"
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
 LOWER_THE_RATE = (
     "Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
@@ -89,6 +90,8 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
         if not run.complete:
             _train(run, settings, images, accelerator)
             _wait_for_the_others(accelerator)
+        if accelerator.is_main_process:  # also after a process that was killed between its result and this
+            (run.folder / STATE).unlink(missing_ok=True)
     return run.remember()
 
 
@@ -124,7 +127,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
 
     epochs: list[dict] = []
     best = {"srcc": -math.inf, "epoch": 0}
-    state_file = run.folder / "state.pt"
+    state_file = run.folder / STATE
     if accelerator.is_main_process:
         for half_written in run.folder.glob(".*.tmp"):  # by one that was killed
             half_written.unlink(missing_ok=True)
@@ -178,7 +181,6 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
     if not accelerator.is_main_process:
         return
     _finish(run, settings, images, best, len(epochs), str(accelerator.device), time.monotonic() - started)
-    state_file.unlink(missing_ok=True)
 
 
 def _share(batch: np.ndarray, accelerator: Accelerator) -> np.ndarray:

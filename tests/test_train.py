@@ -55,6 +55,14 @@ def test_a_run_is_complete_and_can_be_read_back(home, options):
     assert -1 <= srcc["low"] <= srcc["value"] <= srcc["high"] <= 1
 
 
+def test_a_training_killed_right_after_its_result_leaves_no_state_behind(home):
+    settings = load_profile("smoke", epochs=1)
+    state = train(settings).folder / "state.pt"
+    state.touch()
+    train(settings)
+    assert not state.exists()
+
+
 def test_images_kept_on_the_device_train_the_same_run(home, monkeypatch):
     settings = load_profile("smoke", colour_jitter=0.2, resolution=96)
     from_the_processor = train(settings).predictions
