@@ -116,7 +116,7 @@ def _print_scores(model: str, best_first: Any) -> None:
     from rich.table import Table
 
     shown = Table("score", "image", caption=f"{len(best_first):,} images, scored by {model}")
-    shown.columns[0].justify = "right"
+    shown.columns[0].justify, shown.columns[1].overflow = "right", "fold"
     left_out = len(best_first) - LONGEST_TABLE
     for place, row in enumerate(best_first.itertuples()):
         if left_out <= 0 or not LONGEST_TABLE // 2 <= place < len(best_first) - LONGEST_TABLE // 2:
@@ -250,6 +250,9 @@ def _train(options: argparse.Namespace) -> int:
         for label, runs in experiments.results(settings, name, options.run).items():
             scores = ", ".join(told(run.result["test"]["SRCC"]["value"], ".4f") for run in runs)
             print(f"{name}: {label}: test SRCC {scores}")
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()  # of several processes one may else abort at its end, and fail the launch
     return 0
 
 

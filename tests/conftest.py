@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # a core each: threads that wait for one another burn what the others need
+    )
 
 
 @pytest.fixture(scope="session")

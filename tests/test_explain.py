@@ -284,7 +284,7 @@ def test_the_worst_quarter_of_a_map_is_the_one_with_the_fault(trained, look, rec
         image, quarter = faulty_in_one_quarter(number)
         seen = look(*trained, image)
         found += quarter == np.argmin([seen[part].mean() for part in quarters(image)])
-    record_property("images found of 50", found)
+    record_property("images found of 50", int(found))
     assert found >= 40, f"{found} of 50"
 
 

@@ -212,12 +212,21 @@ def test_the_command_prints_the_best_first_and_writes_csv_and_maps(photos, folde
     assert Path(out[0]).read_bytes() == first
 
 
-def test_of_many_images_the_best_and_the_worst_are_shown(tmp_path, folder, picture, capsys):
+def test_of_many_images_the_best_and_the_worst_are_shown(tmp_path, folder, picture, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     for i in range(45):
         picture.resize((CROP, CROP)).rotate(8 * i).save(tmp_path / f"{i}.png")
     assert __main__.main(["score", str(tmp_path), "--model", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert shown.count(".png") == 40 and "5 more; --csv FILE lists all" in shown
+
+
+def test_a_long_name_is_shown_whole_in_a_narrow_terminal(tmp_path, folder, picture, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = f"{'long' * 20}.png"
+    picture.save(tmp_path / name)
+    assert __main__.main(["score", str(tmp_path), "--model", str(folder)]) == 0
+    assert name in "".join(capsys.readouterr().out.replace("│", "").split())
 
 
 def test_bad_files_are_listed_at_the_end_and_the_rest_is_scored(photos, folder, picture, capsys):

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 FOLDER = Path(__file__).parent
@@ -90,10 +91,13 @@ def _title(name: str) -> str:
 
 def pytest_sessionfinish(session):
     if found := session.config.stash[rows]:
-        earlier = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
-        kept = dict(filter(None, map(_row_of_a_test_that_exists, earlier)))
-        lines = [_line(row) for _, row in sorted({**kept, **found}.items())]
-        TABLE.write_text(NOT_WRITTEN_BY_HAND + "\n".join(lines) + "\n", encoding="utf-8")
+        with filelock.FileLock(
+            session.config.cache.mkdir("reliability") / "lock"
+        ):  # pytest-xdist's processes
+            earlier = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
+            kept = dict(filter(None, map(_row_of_a_test_that_exists, earlier)))
+            lines = [_line(row) for _, row in sorted({**kept, **found}.items())]
+            TABLE.write_text(NOT_WRITTEN_BY_HAND + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _line(cells: list[str]) -> str:
