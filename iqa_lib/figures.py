@@ -569,7 +569,7 @@ def _lay_over(axis, image: np.ndarray, layer: np.ndarray, name: str, unit: str, 
 
 def accuracy_and_cost(table: pd.DataFrame) -> Figure:
     """Test SRCC with its interval against arithmetic and against latency, a point per model."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
     markers = itertools.cycle("osD^vP")
     for (number, row), marker in zip(table.reset_index(drop=True).iterrows(), markers, strict=False):
         error = [[row["SRCC"] - row["95 % low"]], [row["95 % high"] - row["SRCC"]]]
@@ -587,7 +587,7 @@ def accuracy_and_cost(table: pd.DataFrame) -> Figure:
     axes[1].set(xlabel="median latency of a crop (ms), float32")
     for axis in axes:
         axis.set_xlim(0, None)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
 

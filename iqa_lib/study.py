@@ -233,7 +233,7 @@ def ablation(settings: Profile, runs: Runs) -> Exhibits:
         gain = table[title].diff()
         # A share of what may be no gain at all would be noise in per cent.
         table[f"{title}: share of the gain"] = (gain / gain.sum()).round(3) if is_gain else np.nan
-    steps = ["", *(f"{gain:+.3f}" for gain in table["SRCC"].diff()[1:])]
+    steps = ["", *(f"{gain:+.3f}".replace("-", "−") for gain in table["SRCC"].diff()[1:])]
     return {
         "ablation": (
             table,
