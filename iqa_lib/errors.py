@@ -30,10 +30,10 @@ class ImageError(DataError):
 
 
 class WeightsError(WorkbookError):
-    """Pretrained weights that could not be had."""
+    """Weights that could not be had."""
 
 
-class CheckpointError(WorkbookError):
+class CheckpointError(WeightsError):
     """A checkpoint that does not fit the model or is not safe to read."""
 
 

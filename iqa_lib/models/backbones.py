@@ -18,7 +18,7 @@ import torch
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from iqa_lib.errors import CheckpointError, WeightsError
+from iqa_lib.errors import WeightsError
 from iqa_lib.models.hybrid import create_hybrid
 from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
 
@@ -125,8 +125,8 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
         if name == "swin_nano":
             return create_hybrid(architecture, options)
         return timm.create_model(architecture, **options)
-    except CheckpointError as error:
-        raise WeightsError(str(error)) from error
+    except WeightsError:
+        raise
     except Exception as error:  # the hub's, the network's and timm's own errors share no base class
         if pretrained is False:
             raise WeightsError(f"timm cannot build a feature backbone from '{name}': {error}") from error
@@ -159,10 +159,7 @@ def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
 
 def _read_weights(file: str | Path) -> dict[str, Tensor]:
     """A state dict in float32, bare or as training scripts wrap it; read here, for older timm would run a pickle."""
-    try:
-        content = read_without_running(file)
-    except CheckpointError as error:
-        raise WeightsError(str(error)) from error
+    content = read_without_running(file)
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # timm's order
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -191,12 +188,9 @@ def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file
     if convert and needed(given).keys() != needed(whole.state_dict()).keys():
         with contextlib.suppress(Exception):  # of another architecture: compared as it is
             given = convert(dict(given), whole)
-    try:
-        require_same_tensors(
-            needed(given), needed(whole.state_dict()), f"The weights file '{file}'", f"backbone '{name}'"
-        )
-    except CheckpointError as error:
-        raise WeightsError(str(error)) from error
+    require_same_tensors(
+        needed(given), needed(whole.state_dict()), f"The weights file '{file}'", f"backbone '{name}'"
+    )
 
 
 def _own_file(name: str) -> Path:
