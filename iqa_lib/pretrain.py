@@ -95,7 +95,7 @@ def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) ->
     weights = pretrain(backbone, labels, epochs, seed) / "model.safetensors"
     head = weights.with_name("head.safetensors")
     run = train(settings_for(backbone, labels).model_copy(update={**HEAD, "pretrained": str(weights)}))
-    paths.write_atomically(head, save(_halves(run.load_model().cpu().head)))
+    paths.write_atomically(head, save(_halves(run.load_model().head.state_dict())))
     return {f"backbone {backbone}": weights, "head on top of it": head}
 
 
@@ -190,12 +190,12 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     # Last: it makes the pretraining complete.
-    paths.write_atomically(folder / "model.safetensors", save(_halves(student.net)))
+    paths.write_atomically(folder / "model.safetensors", save(_halves(student.weights())))
 
 
-def _halves(part: nn.Module) -> dict[str, Tensor]:
+def _halves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """float16, contiguous, on the processor: as weights are shipped."""
-    return {key: value.half().cpu().contiguous() for key, value in part.state_dict().items()}
+    return {key: value.half().cpu().contiguous() for key, value in tensors.items()}
 
 
 class Targets:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from iqa_lib import HyperIQA, SmartIQA, load_reference_checkpoint
 from iqa_lib.errors import CheckpointError, WeightsError
@@ -231,6 +232,15 @@ def test_weights_from_a_file_are_those_of_the_file(tmp_path):
         Backbone("resnet10t", pretrained=tmp_path / "absent.safetensors")
     with pytest.raises(WeightsError, match="does not fit backbone 'resnet18'"):
         Backbone("resnet18", pretrained=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["swin_test", "swin_nano", "resnet18"])
+def test_weights_that_a_backbone_gives_are_those_it_takes(name, tmp_path):
+    given = Backbone(name, pretrained=False, image_size=64)
+    save_file({k: v.contiguous() for k, v in given.weights().items()}, tmp_path / "weights.safetensors")
+    taken = Backbone(name, pretrained=tmp_path / "weights.safetensors", image_size=64)
+    for key, value in given.state_dict().items():
+        assert torch.equal(taken.state_dict()[key], value), key
 
 
 def test_unfit_and_unknown_backbones_are_refused_with_a_hint():

@@ -212,7 +212,7 @@ def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
         raise DataError(
             f"{path} is not a readable CSV ({reason}). Give every line the same columns."
         ) from error
-    table = table.fillna("").astype(str).apply(lambda column: column.str.strip())
+    table = table.where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
     table.columns = [str(c).strip() for c in table.columns]
     nameless = [c for c in table if c.startswith("Unnamed:") and (table[c] == "").all()]
     table = table.drop(columns=nameless)
@@ -349,7 +349,7 @@ def read_json_list(path: Path) -> pd.DataFrame:
             raise DataError(
                 f'{path}: its objects have no "{column}"; they have {", ".join(map(str, table))}.'
             )
-    return table.fillna("")
+    return table.where(table.notna(), "")
 
 
 def read_json_lists(

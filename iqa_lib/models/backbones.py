@@ -19,7 +19,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from iqa_lib.errors import WeightsError
-from iqa_lib.models.hybrid import create_hybrid
+from iqa_lib.models.hybrid import HybridSwin, create_hybrid
 from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
 
 STRIDES = (4, 8, 16, 32)
@@ -97,6 +97,15 @@ class Backbone(nn.Module):
                 layer.fused_attn = not mode or self.mean.is_cuda
         return self
 
+    def weights(self) -> dict[str, Tensor]:
+        """Tensors by the names of the whole architecture, as a file for ``pretrained`` has them."""
+        ours = self.net.state_dict()
+        if isinstance(self.net, HybridSwin):
+            return ours
+        whole = _whole(self.name, _options(self.name, self.input_size or 224))
+        names = {_flat(key): key for key in whole.state_dict()}
+        return {names[_flat(key)]: value for key, value in ours.items()}
+
     def normalize(self, image_BCHW: Tensor) -> Tensor:
         """uint8 RGB (0–255) to the mean and deviation this backbone was pretrained with."""
         return (image_BCHW.to(self.mean.dtype) / 255 - self.mean) / self.std
@@ -108,11 +117,9 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path_rate: float) -> nn.Module:
-    architecture, options = OWN_SHAPES.get(name, (name, {}))
+    architecture, _ = OWN_SHAPES.get(name, (name, {}))
     _require_known(architecture)
-    options = {**options, "features_only": True, "drop_path_rate": drop_path_rate}
-    if timm.get_pretrained_cfg(architecture).fixed_input_size:
-        options["img_size"] = image_size
+    options = _options(name, image_size) | {"drop_path_rate": drop_path_rate}
     if pretrained is not False:
         source = _weights_source(name, pretrained)
         if not isinstance(pretrained, bool) and name != "swin_nano":
@@ -133,6 +140,13 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
         raise WeightsError(_no_weights_message(name, pretrained, error)) from error
     finally:
         logging.getLogger("timm").setLevel(level)
+
+
+def _options(name: str, image_size: int) -> dict:
+    """With which timm builds the feature backbone."""
+    architecture, options = OWN_SHAPES.get(name, (name, {}))
+    size = {"img_size": image_size} if timm.get_pretrained_cfg(architecture).fixed_input_size else {}
+    return {**options, **size, "features_only": True}
 
 
 def _require_known(architecture: str) -> None:
@@ -174,23 +188,36 @@ def _read_weights(file: str | Path) -> dict[str, Tensor]:
 
 def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file: str) -> None:
     """timm leaves a feature backbone at random where tensors are missing: here they are named instead."""
-    architecture, _ = OWN_SHAPES.get(name, (name, {}))
-    whole = timm.create_model(architecture, **{k: v for k, v in options.items() if k != "features_only"})
-    classifiers = whole.pretrained_cfg.get("classifier") or ()
-    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-    unneeded = tuple(f"{classifier}." for classifier in classifiers)
+    whole = _whole(name, options)
+    expected = whole.state_dict()
+    features = timm.create_model(OWN_SHAPES.get(name, (name, {}))[0], **options)
+    kept = {_flat(key) for key in features.state_dict()}
 
     def needed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: v for k, v in tensors.items() if not k.startswith(unneeded) and not k.endswith(DERIVED)}
+        """Less what a feature backbone has no place for."""
+        return {
+            key: value
+            for key, value in tensors.items()
+            if (_flat(key) in kept or key not in expected) and not key.endswith(DERIVED)
+        }
 
     # By timm's convention an architecture's module converts files of its authors' own naming.
     convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
-    if convert and needed(given).keys() != needed(whole.state_dict()).keys():
+    if convert and needed(given).keys() != needed(expected).keys():
         with contextlib.suppress(Exception):  # of another architecture: compared as it is
             given = convert(dict(given), whole)
-    require_same_tensors(
-        needed(given), needed(whole.state_dict()), f"The weights file '{file}'", f"backbone '{name}'"
-    )
+    require_same_tensors(needed(given), needed(expected), f"The weights file '{file}'", f"backbone '{name}'")
+
+
+def _whole(name: str, options: dict) -> nn.Module:
+    """The network that a feature backbone is a part of."""
+    architecture, _ = OWN_SHAPES.get(name, (name, {}))
+    return timm.create_model(architecture, **{k: v for k, v in options.items() if k != "features_only"})
+
+
+def _flat(key: str) -> str:
+    """timm's feature backbones join the parts of some names by underscores."""
+    return key.replace(".", "_")
 
 
 def _own_file(name: str) -> Path:
