@@ -23,6 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from iqa_lib import paths
+from iqa_lib.errors import RunError
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
 
@@ -39,24 +40,34 @@ class _CropsToScores(nn.Module):
 
 
 def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
-    """Write the model as ONNX: ``crops`` uint8 (B, 3, crop_size, crop_size), RGB, to ``score`` (B,)."""
+    """Write the model as ONNX: ``crops`` uint8 (B, 3, crop_size, crop_size), RGB, to ``score`` (B,).
+
+    Raises:
+        RunError: this version of torch cannot export the network (2.6 cannot where it has batch normalisation).
+    """
     model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
     for layer in model.modules():
         if hasattr(layer, "fused_attn"):  # the fused product fixes the number of crops
             layer.fused_attn = False
     example = torch.zeros(2, 3, crop_size, crop_size, dtype=torch.uint8)
     with _quiet():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 16)},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                model,
+                (example,),
+                str(path),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 16)},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise RunError(
+                f"torch {torch.__version__} cannot write this model as ONNX, newer ones can: "
+                "pip install --upgrade torch onnxscript"
+            ) from error
     return Path(path)
 
 
