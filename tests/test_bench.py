@@ -38,6 +38,17 @@ def test_onnx_gives_the_same_scores_for_any_number_of_crops(model, tmp_path):
         np.testing.assert_allclose(scorer(crops(number).numpy()), expected, atol=1e-3)
 
 
+def test_a_torch_that_cannot_write_the_network_says_so(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.onnx.OnnxExporterError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    model = SmartIQA(backbone="swin_test", pretrained=False, image_size=64)
+    with pytest.raises(RunError, match=r"cannot write this model as ONNX.*pip install --upgrade torch"):
+        to_onnx(model, tmp_path / "model.onnx", 64)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 cannot export batch normalisation")
 def test_int8_is_smaller_and_still_ranks_images_as_before(tmp_path):
     torch.manual_seed(0)
     lite = SmartIQA(backbone="tf_efficientnet_lite0", pretrained=False, image_size=64).eval()
