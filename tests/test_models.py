@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from packaging.version import Version
 from safetensors.torch import save_file
 
 from iqa_lib import HyperIQA, SmartIQA, load_reference_checkpoint
@@ -176,7 +178,6 @@ def test_swin_test_is_the_small_one():
 @pytest.mark.parametrize("name", PACKAGED_WEIGHTS)
 def test_packaged_imagenet_weights_are_the_published_network(name):
     """The image is a cat: the full timm model, given the same tensors, must say so."""
-    import timm
     from skimage import data, transform
 
     from iqa_lib.models.backbones import packaged_state_dict
@@ -221,7 +222,6 @@ def test_weights_that_cannot_be_had_end_in_three_ways_out(monkeypatch):
 
 
 def test_weights_from_a_file_are_those_of_the_file(tmp_path):
-    import timm
     from safetensors.torch import save_file
 
     source = timm.create_model("resnet10t")
@@ -236,6 +236,10 @@ def test_weights_from_a_file_are_those_of_the_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["swin_test", "swin_nano", "resnet18"])
 def test_weights_that_a_backbone_gives_are_those_it_takes(name, tmp_path):
+    if name == "swin_test" and Version(timm.__version__) < Version("1.0.31"):
+        pytest.skip(
+            "this timm takes a Swin file without classifier for one of an older naming, and refuses it"
+        )
     given = Backbone(name, pretrained=False, image_size=64)
     save_file({k: v.contiguous() for k, v in given.weights().items()}, tmp_path / "weights.safetensors")
     taken = Backbone(name, pretrained=tmp_path / "weights.safetensors", image_size=64)
