@@ -34,7 +34,7 @@ from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import claimed, environment
-from iqa_lib.train import save_state, train
+from iqa_lib.train import STATE, save_state, train
 
 TEACHER = "tf_efficientnet_lite0"
 CROP = 192
@@ -113,7 +113,7 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     with claimed(folder):
         if not (folder / "model.safetensors").is_file():
             _pretrain(backbone, images, folder, epochs, seed)
-        (folder / "state.pt").unlink(missing_ok=True)  # also after one killed between its result and this
+        (folder / STATE).unlink(missing_ok=True)  # also after one killed between its result and this
     return folder
 
 
@@ -145,7 +145,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
         optimizer,
         lambda step: min((step + 1) / WARMUP_STEPS, 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2),
     )
-    state_file, done = folder / "state.pt", []
+    state_file, done = folder / STATE, []
     if state_file.is_file():
         state = read_without_running(state_file, f"Remove {state_file} to train from the beginning.")
         model.load_state_dict(state["model"])

@@ -222,8 +222,6 @@ def test_weights_that_cannot_be_had_end_in_three_ways_out(monkeypatch):
 
 
 def test_weights_from_a_file_are_those_of_the_file(tmp_path):
-    from safetensors.torch import save_file
-
     source = timm.create_model("resnet10t")
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     backbone = Backbone("resnet10t", pretrained=tmp_path / "w.safetensors")

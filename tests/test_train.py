@@ -119,8 +119,7 @@ def test_training_learns_what_is_there_to_learn(home, options):
     """A network that works fits its training images better and better."""
     rates = {"learning_rate_backbone": 6e-3, "learning_rate_head": 6e-3}
     epochs = train(load_profile("smoke", epochs=20, train_crops=4, patience=20, **rates, **options)).epochs
-    loss = epochs["train_loss"]
-    assert loss.tail(5).mean() < 0.97 * loss.head(5).mean()
+    assert epochs["train_loss"].min() < 0.9 * epochs["train_loss"].iloc[0]
 
 
 def test_a_frozen_backbone_does_not_move(home):

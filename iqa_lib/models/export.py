@@ -43,7 +43,7 @@ def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
     """Write the model as ONNX: ``crops`` uint8 (B, 3, crop_size, crop_size), RGB, to ``score`` (B,).
 
     Raises:
-        RunError: this version of torch cannot export the network (2.6 cannot where it has batch normalisation).
+        RunError: this version of torch cannot export the network (2.6 cannot).
     """
     model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
     for layer in model.modules():

@@ -135,7 +135,7 @@ def target_network(vector_BV: Tensor, layers: list[tuple[Tensor, Tensor]], dropo
     """Run every image through its own generated network as one batched product: (B,) scores."""
     x = vector_BV.unsqueeze(2)
     for depth, (weight, bias) in enumerate(layers):
-        x = torch.bmm(weight, x) + bias.unsqueeze(2)  # baddbmm cannot be exported by torch 2.6
+        x = torch.baddbmm(bias.unsqueeze(2), weight, x)
         if depth < len(layers) - 1:
             x = torch.sigmoid(x)
         if depth < len(layers) - 2:
