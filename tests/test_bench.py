@@ -16,7 +16,6 @@ from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 
-
 can_export = pytest.mark.skipif(
     torch.__version__ < "2.7", reason="torch 2.6 cannot write these networks as ONNX"
 )
