@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import filelock
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from iqa_lib import paths
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, grid_crops, page_locked, random_crops
+from iqa_lib.data.crops import ImageSet, grid_crops, in_order, page_locked, random_crops
 from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
@@ -30,9 +31,10 @@ from iqa_lib.progress import Progress
 from iqa_lib.runs import Run
 
 Crop = tuple[int, int, int, bool]
-# Crops through a backbone at once: a CPU's caches hold the maps of few (8 are 1.5 times as fast as 64).
-EVALUATION_BATCH = 64 if torch.cuda.is_available() else 8
+# Crops through a backbone at once: a core's caches hold the maps of few.
+EVALUATION_BATCH = 64 if torch.cuda.is_available() else 4
 CACHED_BATCH = 64  # through the head alone
+MOST_WORKERS = 8  # each holds the feature maps of a batch
 ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weights
 PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
 
@@ -103,6 +105,9 @@ def _compute_features(settings, model, images, crops, path, what, colour_jitter)
         cut = images.crops(chunk, settings.crop_size)
         return page_locked(jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))]))
 
+    def pack(cut_BCHW: Tensor) -> Tensor:
+        return stages_of(settings, model, cut_BCHW).pack().float()
+
     with open(temporary, "ab") as file:  # appended, not mapped: a full disk then is an error and no SIGBUS
         batch_bytes = EVALUATION_BATCH * width * np.dtype(np.float16).itemsize
         batches = max(0, file.tell() - header.tell()) // batch_bytes
@@ -112,10 +117,9 @@ def _compute_features(settings, model, images, crops, path, what, colour_jitter)
             file.truncate(0)
             file.write(header.getvalue())
         starts = range(batches * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
-        for cut in Progress(ahead(read, starts), desc=f"features: {what}", total=len(starts)):
-            with torch.inference_mode():
-                packed = stages_of(settings, model, cut).pack()
-            file.write(packed.float().cpu().numpy().astype(np.float16).tobytes())
+        packed = through_backbone(settings, model, read, pack, starts)
+        for batch in Progress(packed, desc=f"features: {what}", total=len(starts)):
+            file.write(batch.cpu().numpy().astype(np.float16).tobytes())
             file.flush()
     paths.sync(temporary)
     temporary.replace(path)
@@ -213,8 +217,46 @@ def stage_batches(
         for packed in ahead(lambda part: page_locked(torch.from_numpy(np.array(features[part]))), parts):
             yield stages_from_cache(packed, model)
     else:
-        for cut in ahead(lambda part: images.crops(crops[part], settings.crop_size), parts):
-            yield stages_of(settings, model, cut)
+        yield from through_backbone(
+            settings,
+            model,
+            lambda part: images.crops(crops[part], settings.crop_size),
+            lambda cut: stages_of(settings, model, cut),
+            parts,
+        )
+
+
+def through_backbone(
+    settings: Profile, model: BlindIQA, read: Callable, work: Callable, items: Iterable
+) -> Iterator:
+    """``work(read(item))`` of each batch, in order and without gradients; reading never halts the backbone."""
+
+    def work_apart(batch: Any) -> Any:
+        with torch.inference_mode():  # each thread has its own
+            return work(batch)
+
+    if model.backbone.mean.is_cuda or settings.compile:  # compiled code is called from one thread
+        yield from map(work_apart, ahead(read, items))
+    else:
+        pixels = EVALUATION_BATCH * settings.crop_size**2
+        yield from on_every_core(lambda item: work_apart(read(item)), ((item, pixels) for item in items))
+
+
+def on_every_core(work: Callable, jobs: Iterable[tuple[Any, int]]) -> Iterator:
+    """As `in_order`, each core on an item of its own: they need not wait for one another, as they would on one item."""
+    before = torch.get_num_threads()
+    cores = joblib.cpu_count() if torch.cuda.is_available() else before
+    workers = min(cores, MOST_WORKERS)
+
+    def work_alone(item: Any) -> Any:
+        torch.set_num_threads(max(1, cores // workers))  # of this worker
+        return work(item)
+
+    try:
+        torch.set_num_threads(1)  # of the caller: its threads would spin on the workers' cores
+        yield from in_order(work_alone, jobs, workers)
+    finally:
+        torch.set_num_threads(before)
 
 
 def ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:

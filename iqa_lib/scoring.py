@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -31,9 +30,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iqa_lib import paths
-from iqa_lib.data.crops import WorkingSize, grid, in_order, quiet_pillow, read_image, read_size
+from iqa_lib.data.crops import WorkingSize, grid, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError
-from iqa_lib.evaluate import EVALUATION_BATCH, stages_of
+from iqa_lib.evaluate import EVALUATION_BATCH, on_every_core, stages_of
 from iqa_lib.exported_csv import to_csv
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.hypernet import PooledStages
@@ -47,7 +46,6 @@ Source = str | Path | Image.Image | np.ndarray
 RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two crops
-MOST_WORKERS = 8  # each holds the feature maps of a batch
 # Taken from a folder; named themselves, files of other kinds are tried too.
 PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
 CHECKPOINTS = (".pkl", ".pth", ".pt")
@@ -287,16 +285,10 @@ def _table(rows: Iterable[tuple]) -> pd.DataFrame:
 
 def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple[str | int, float, str]]:
     """Name, score and fault of each image, in order."""
-    before = torch.get_num_threads()
-    cores = joblib.cpu_count() if torch.cuda.is_available() else before
-    workers = min(cores, MOST_WORKERS)
-    work = functools.partial(_score_group, scorer, max(1, cores // workers))
+    work = functools.partial(_score_group, scorer)
     jobs = ((group, _most_pixels(group)) for group in _grouped(images, IMAGES_AT_ONCE))
-    try:
-        with quiet_pillow():
-            yield from itertools.chain.from_iterable(in_order(work, jobs, workers))
-    finally:
-        torch.set_num_threads(before)
+    with quiet_pillow():
+        yield from itertools.chain.from_iterable(on_every_core(work, jobs))
 
 
 def _grouped(images: Iterable[Source], size: int) -> Iterable[list[tuple[int, Source]]]:
@@ -310,11 +302,8 @@ def _most_pixels(group: list[tuple[int, Source]]) -> int:
     return max(int(np.prod(read_size(s))) if isinstance(s, str | Path) else 0 for _, s in group)
 
 
-def _score_group(
-    scorer: Scorer, threads: int, group: list[tuple[int, Source]]
-) -> list[tuple[str | int, float, str]]:
+def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[str | int, float, str]]:
     """Name, score and fault of each image."""
-    torch.set_num_threads(threads)  # of this worker
     size, cuts, owners, rows = scorer.settings.crop_size, [], [], []
     for place, (number, source) in enumerate(group):
         name, fault = str(source) if isinstance(source, str | Path) else number, ""
