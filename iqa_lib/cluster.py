@@ -15,7 +15,7 @@ from iqa_lib.data.crops import load_images
 from iqa_lib.errors import DataError, RunError, WorkbookError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run, claimed
+from iqa_lib.runs import STATE, Run, claimed
 
 RETRIES = 3  # of a run whose machine was lost; it goes on from its last epoch where the store is shared
 
@@ -109,4 +109,4 @@ def _store(run: Run, files: dict[str, bytes]) -> None:
             # result.json last: it makes the run complete.
             for name in sorted(files, key=lambda name: name == "result.json"):
                 paths.write_atomically(run.folder / name, files[name])
-        (run.folder / "state.pt").unlink(missing_ok=True)  # of a training broken off here
+        (run.folder / STATE).unlink(missing_ok=True)  # of a training broken off here

@@ -105,21 +105,18 @@ def _compute_features(settings, model, images, crops, path, what, colour_jitter)
         cut = images.crops(chunk, settings.crop_size)
         return page_locked(jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))]))
 
-    def pack(cut_BCHW: Tensor) -> Tensor:
-        return stages_of(settings, model, cut_BCHW).pack().float()
-
     with open(temporary, "ab") as file:  # appended, not mapped: a full disk then is an error and no SIGBUS
         batch_bytes = EVALUATION_BATCH * width * np.dtype(np.float16).itemsize
-        batches = max(0, file.tell() - header.tell()) // batch_bytes
-        if batches:
-            file.truncate(header.tell() + batches * batch_bytes)
+        done = max(0, file.tell() - header.tell()) // batch_bytes
+        if done:
+            file.truncate(header.tell() + done * batch_bytes)
         else:
             file.truncate(0)
             file.write(header.getvalue())
-        starts = range(batches * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
-        packed = through_backbone(settings, model, read, pack, starts)
-        for batch in Progress(packed, desc=f"features: {what}", total=len(starts)):
-            file.write(batch.cpu().numpy().astype(np.float16).tobytes())
+        starts = range(done * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
+        batches = through_backbone(settings, model, read, starts)
+        for stages in Progress(batches, desc=f"features: {what}", total=len(starts)):
+            file.write(stages.pack().cpu().numpy().astype(np.float16).tobytes())
             file.flush()
     paths.sync(temporary)
     temporary.replace(path)
@@ -218,28 +215,24 @@ def stage_batches(
             yield stages_from_cache(packed, model)
     else:
         yield from through_backbone(
-            settings,
-            model,
-            lambda part: images.crops(crops[part], settings.crop_size),
-            lambda cut: stages_of(settings, model, cut),
-            parts,
+            settings, model, lambda part: images.crops(crops[part], settings.crop_size), parts
         )
 
 
 def through_backbone(
-    settings: Profile, model: BlindIQA, read: Callable, work: Callable, items: Iterable
-) -> Iterator:
-    """``work(read(item))`` of each batch, in order and without gradients; reading never halts the backbone."""
+    settings: Profile, model: BlindIQA, read: Callable[[Any], Tensor], items: Iterable
+) -> Iterator[PooledStages]:
+    """`stages_of` the crops ``read`` of each item, in order and without gradients; reading never halts the backbone."""
 
-    def work_apart(batch: Any) -> Any:
+    def stages(crops_BCHW: Tensor) -> PooledStages:
         with torch.inference_mode():  # each thread has its own
-            return work(batch)
+            return stages_of(settings, model, crops_BCHW)
 
     if model.backbone.mean.is_cuda or settings.compile:  # compiled code is called from one thread
-        yield from map(work_apart, ahead(read, items))
+        yield from map(stages, ahead(read, items))
     else:
         pixels = EVALUATION_BATCH * settings.crop_size**2
-        yield from on_every_core(lambda item: work_apart(read(item)), ((item, pixels) for item in items))
+        yield from on_every_core(lambda item: stages(read(item)), ((item, pixels) for item in items))
 
 
 def on_every_core(work: Callable, jobs: Iterable[tuple[Any, int]]) -> Iterator:

@@ -33,8 +33,8 @@ from iqa_lib.models.smart_iqa import fastest_device
 from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import claimed, environment
-from iqa_lib.train import STATE, save_state, train
+from iqa_lib.runs import STATE, claimed, environment
+from iqa_lib.train import save_state, train
 
 TEACHER = "tf_efficientnet_lite0"
 CROP = 192

@@ -44,6 +44,7 @@ NOT_PART_OF_A_RUN = {
 }
 
 
+STATE = "state.pt"
 LEASE = 60.0  # seconds without a sign of life after which a machine's claim to a run is void
 
 

@@ -91,7 +91,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        # timm's fused window attention is the slower one on a CPU.
+        # timm's fused window attention is the slower one on a CPU, and fixes the number of crops in an ONNX file.
         for layer in self.net.modules():
             if hasattr(layer, "fused_attn"):
                 layer.fused_attn = self.mean.is_cuda

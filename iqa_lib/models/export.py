@@ -46,9 +46,6 @@ def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
         RunError: this version of torch cannot export the network (2.6 cannot).
     """
     model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
-    for layer in model.modules():
-        if hasattr(layer, "fused_attn"):  # the fused product fixes the number of crops
-            layer.fused_attn = False
     example = torch.zeros(2, 3, crop_size, crop_size, dtype=torch.uint8)
     with _quiet():
         try:
