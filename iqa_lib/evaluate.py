@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import filelock
@@ -33,7 +34,7 @@ from iqa_lib.runs import Run
 Crop = tuple[int, int, int, bool]
 # Crops through a backbone at once: a core's caches hold the maps of few.
 EVALUATION_BATCH = 64 if torch.cuda.is_available() else 4
-CACHED_BATCH = 64  # through the head alone
+HEAD_BATCH = 64  # through the head alone
 MOST_WORKERS = 8  # each holds the feature maps of a batch
 ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weights
 PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
@@ -208,15 +209,17 @@ def stage_batches(
 ) -> Iterator[PooledStages]:
     """What the head reads of each batch of crops, in order; from the cache where the backbone is frozen."""
     features = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
-    batch = EVALUATION_BATCH if features is None else CACHED_BATCH
+    batch = EVALUATION_BATCH if features is None else HEAD_BATCH
     parts = [slice(start, start + batch) for start in range(0, len(crops), batch)]
     if features is not None:
         for packed in ahead(lambda part: page_locked(torch.from_numpy(np.array(features[part]))), parts):
             yield stages_from_cache(packed, model)
     else:
-        yield from through_backbone(
+        pooled = through_backbone(
             settings, model, lambda part: images.crops(crops[part], settings.crop_size), parts
         )
+        while few := list(islice(pooled, HEAD_BATCH // EVALUATION_BATCH)):
+            yield PooledStages.join(few)
 
 
 def through_backbone(

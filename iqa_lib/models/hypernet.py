@@ -35,6 +35,13 @@ class PooledStages(NamedTuple):
         """The same in float32, which is what the head computes in."""
         return PooledStages([t.float() for t in self.cells], [t.float() for t in self.grids])
 
+    @classmethod
+    def join(cls, batches: list[PooledStages]) -> PooledStages:
+        """Of several batches, one."""
+        return cls(
+            *([torch.cat(stage) for stage in zip(*part, strict=True)] for part in zip(*batches, strict=True))
+        )
+
     def pack(self) -> Tensor:
         """One row of numbers per image, for a feature cache: (B, packed_size(channels))."""
         return torch.cat([t.flatten(1) for t in (*self.cells, *self.grids)], dim=1)
