@@ -33,7 +33,7 @@ from iqa_lib.models.smart_iqa import fastest_device
 from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import STATE, claimed, environment
+from iqa_lib.runs import MODEL, STATE, claimed, environment
 from iqa_lib.train import save_state, train
 
 TEACHER = "tf_efficientnet_lite0"
@@ -92,7 +92,7 @@ def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) ->
         DataError: listed pictures are missing.
     """
     labels = build(paths.DATA / "pretraining", Path(pictures) if pictures else PACKAGES_FOLDER)
-    weights = pretrain(backbone, labels, epochs, seed) / "model.safetensors"
+    weights = pretrain(backbone, labels, epochs, seed) / MODEL
     head = weights.with_name("head.safetensors")
     run = train(settings_for(backbone, labels).model_copy(update={**HEAD, "pretrained": str(weights)}))
     paths.write_atomically(head, save(_halves(run.load_model().head.state_dict())))
@@ -111,7 +111,7 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     images = load_images(settings_for(backbone, labels))
     folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"
     with claimed(folder):
-        if not (folder / "model.safetensors").is_file():
+        if not (folder / MODEL).is_file():
             _pretrain(backbone, images, folder, epochs, seed)
         (folder / STATE).unlink(missing_ok=True)  # also after one killed between its result and this
     return folder
@@ -190,7 +190,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     # Last: it makes the pretraining complete.
-    paths.write_atomically(folder / "model.safetensors", save(_halves(student.weights())))
+    paths.write_atomically(folder / MODEL, save(_halves(student.weights())))
 
 
 def _halves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

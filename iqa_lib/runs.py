@@ -43,8 +43,10 @@ NOT_PART_OF_A_RUN = {
     *(key for key in Profile.model_fields if key.startswith("backbone_")),
 }
 
-
+# Files of a run's folder
+MODEL = "model.safetensors"
 STATE = "state.pt"
+
 LEASE = 60.0  # seconds without a sign of life after which a machine's claim to a run is void
 
 

@@ -39,7 +39,7 @@ from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA, fastest_device
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run
+from iqa_lib.runs import MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
 
@@ -125,7 +125,7 @@ def _locate(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix.lower() in CHECKPOINTS or any((path / f).is_file() for f in ("run.json", "config.json")):
         return path
-    runs = [run for run in paths.RUNS.glob("*/store/*") if (run / "model.safetensors").is_file()]
+    runs = [run for run in paths.RUNS.glob("*/store/*") if (run / MODEL).is_file()]
     found = [run for run in runs if run.name == name] or [run for run in runs if _profile_of(run) == name]
     if len(found) == 1:
         return found[0]

@@ -51,12 +51,11 @@ from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backb
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import STATE, Run, claimed
+from iqa_lib.runs import MODEL, STATE, Run, claimed
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
-MODEL = "model.safetensors"
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
 LOWER_THE_RATE = (
     "Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
