@@ -43,10 +43,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ["IQA_HOME"] = home  # before iqa_lib is imported
         write_images(Path(home) / "data" / "images", IMAGES)
-        compare(options, Path(home))
+        from iqa_lib.memory import freed_memory_kept
+
+        with freed_memory_kept():  # as `train` does around training and its evaluation
+            compare(options)
 
 
-def compare(options: argparse.Namespace, home: Path) -> None:
+def compare(options: argparse.Namespace) -> None:
     from iqa_lib.bench import machine
     from iqa_lib.data.crops import load_images
     from iqa_lib.evaluate import predict

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from iqa_lib import experiments, metrics, study, tables
 from iqa_lib.data.crops import ImageSet, grid_crops
 from iqa_lib.errors import RunError
 from iqa_lib.evaluate import EVALUATION_BATCH, predict, stages_of
+from iqa_lib.memory import freed_memory_kept
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone, fastest_device
 from iqa_lib.plan import size_of
@@ -197,13 +199,14 @@ def _batches_of(settings: Profile, training: bool, largest: int) -> list[dict[st
     model = _random(settings).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     before, rows = _peak_memory(), []
-    for batch in (b for b in BATCHES if b <= largest):
-        crops = torch.randint(0, 256, _shape(batch, settings.crop_size), dtype=torch.uint8)
-        try:
-            seconds = [_one_batch(settings, model, optimizer, crops, training) for _ in range(2)][-1]
-        except torch.OutOfMemoryError:
-            break
-        rows.append({"batch": batch, "memory (GB)": _peak_memory() - before, "crops/s": batch / seconds})
+    with freed_memory_kept() if training else nullcontext():  # as `train` does
+        for batch in (b for b in BATCHES if b <= largest):
+            crops = torch.randint(0, 256, _shape(batch, settings.crop_size), dtype=torch.uint8)
+            try:
+                seconds = [_one_batch(settings, model, optimizer, crops, training) for _ in range(2)][-1]
+            except torch.OutOfMemoryError:
+                break
+            rows.append({"batch": batch, "memory (GB)": _peak_memory() - before, "crops/s": batch / seconds})
     return rows
 
 

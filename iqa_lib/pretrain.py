@@ -27,6 +27,7 @@ from iqa_lib.data.crops import ImageSet, load_images, random_crops
 from iqa_lib.data.offline import VIEW
 from iqa_lib.data.pictures import PACKAGES_FOLDER, build
 from iqa_lib.evaluate import ahead
+from iqa_lib.memory import freed_memory_kept
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.models.hybrid import HybridSwin
 from iqa_lib.models.smart_iqa import fastest_device
@@ -110,7 +111,7 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     """
     images = load_images(settings_for(backbone, labels))
     folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"
-    with claimed(folder):
+    with claimed(folder), freed_memory_kept():
         if not (folder / MODEL).is_file():
             _pretrain(backbone, images, folder, epochs, seed)
         (folder / STATE).unlink(missing_ok=True)  # also after one killed between its result and this

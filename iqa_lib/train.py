@@ -46,6 +46,7 @@ from iqa_lib.evaluate import (
     stages_of,
 )
 from iqa_lib.losses import combined
+from iqa_lib.memory import freed_memory_kept
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
@@ -83,7 +84,7 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
             f"batch and cannot be shared by {accelerator.num_processes} processes: start one, or use l1 or l2."
         )
     # Of several processes of one training the first alone claims the run and writes.
-    with claimed(run.folder) if accelerator.is_main_process else nullcontext():
+    with freed_memory_kept(), claimed(run.folder) if accelerator.is_main_process else nullcontext():
         _wait_for_the_others(accelerator)
         if not run.complete:
             _train(run, settings, images, accelerator)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -317,3 +318,43 @@ def test_a_split_without_images_is_refused(home):
     table[table["split"] != "test"].to_csv(labels, index=False)
     with pytest.raises(RunError, match="has 0 images in split 'test'"):
         train(load_profile("smoke"))
+
+
+HELD = """
+import re, sys
+from pathlib import Path
+import torch
+from iqa_lib.memory import freed_memory_kept
+
+def held():
+    return int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
+
+def use(megabytes=400):
+    torch.ones(megabytes * 250_000)
+
+use()
+before = held()
+with freed_memory_kept():
+    use()
+    kept = held() - before
+print(round(kept), round(held() - before))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept where the C library is glibc")
+@pytest.mark.parametrize(
+    "environment, kept_mb",
+    [({}, 400), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, 0)],
+    ids=["as it is", "told otherwise"],
+)
+def test_a_training_keeps_its_memory_to_its_end_unless_the_environment_says_otherwise(environment, kept_mb):
+    ran = subprocess.run(
+        [sys.executable, "-c", HELD],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, after = map(int, ran.stdout.split())
+    assert kept == pytest.approx(kept_mb, abs=50)
+    assert after == pytest.approx(0, abs=50)
