@@ -60,6 +60,7 @@ def link_images(folder: Path, number: int) -> None:
 def report(options: argparse.Namespace) -> None:
     from iqa_lib.bench import machine, noise_images
     from iqa_lib.data.crops import load_images
+    from iqa_lib.memory import freed_memory_kept
     from iqa_lib.profile import Profile
     from iqa_lib.runs import Run
     from iqa_lib.train import ImageBatches, Loop, train, train_epoch
@@ -84,8 +85,9 @@ def report(options: argparse.Namespace) -> None:
     one_batch = noise_images(settings.batch_size, options.crop)
     loop = Loop.start(settings, one_batch)
     crops = [(row, 0, 0, False) for row in range(settings.batch_size)]
-    train_epoch(loop, ImageBatches(settings, loop.model, one_batch, crops, 1), np.arange(len(crops)), 1)
-    model_alone = memory()[PRIVATE]
+    with freed_memory_kept():  # as in training
+        train_epoch(loop, ImageBatches(settings, loop.model, one_batch, crops, 1), np.arange(len(crops)), 1)
+        model_alone = memory()[PRIVATE]
     print(f"the model and one training step: {model_alone / 1e3:.2f} GB private, the libraries included")
     del loop
 

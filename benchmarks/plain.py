@@ -38,21 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("backbone", nargs="?", default="swin_tiny_patch4_window7_224")
     parser.add_argument("--rounds", type=int, default=3, help="of each pair")
-    parser.add_argument("--steps", type=int, default=2, help="training steps a round")
+    parser.add_argument("--steps", type=int, default=4, help="training steps a round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["IQA_HOME"] = home  # before iqa_lib is imported
         write_images(Path(home) / "data" / "images", IMAGES)
-        from iqa_lib.memory import freed_memory_kept
-
-        with freed_memory_kept():  # as `train` does around training and its evaluation
-            compare(options)
+        compare(options)
 
 
 def compare(options: argparse.Namespace) -> None:
     from iqa_lib.bench import machine
     from iqa_lib.data.crops import load_images
     from iqa_lib.evaluate import predict
+    from iqa_lib.memory import freed_memory_kept
     from iqa_lib.profile import Profile
     from iqa_lib.train import FrozenBatches, ImageBatches, Loop, train_epoch, training_crops
 
@@ -89,14 +87,15 @@ def compare(options: argparse.Namespace) -> None:
         for _ in range(options.steps):
             ours.step(resident(cut), label, 1.0).item()
 
-    pair = alternately(
-        options.rounds,
-        {
-            "plain": lambda: plain.submit(train_plain, wanted).result(),
-            "workbook": train_ours,
-            "bare": train_bare,
-        },
-    )
+    with freed_memory_kept():  # as over an epoch
+        pair = alternately(
+            options.rounds,
+            {
+                "plain": lambda: plain.submit(train_plain, wanted).result(),
+                "workbook": train_ours,
+                "bare": train_bare,
+            },
+        )
     report("training, crops/s", pair, wanted, "plain", "workbook")
     print(
         f"{'':34} data included, {ratio(pair, 'bare', 'workbook'):.1%} of the bare model's speed; "

@@ -111,7 +111,7 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     """
     images = load_images(settings_for(backbone, labels))
     folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"
-    with claimed(folder), freed_memory_kept():
+    with claimed(folder):
         if not (folder / MODEL).is_file():
             _pretrain(backbone, images, folder, epochs, seed)
         (folder / STATE).unlink(missing_ok=True)  # also after one killed between its result and this
@@ -165,16 +165,17 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
         )
         model.train()
         told: list[dict[str, float]] = []
-        for batch, cut in zip(batches, bar, strict=False):
-            wanted = targets.of([crop[0] for crop in batch]).to(device)
-            losses = _losses(model, teacher, cut.to(device), wanted)
-            optimizer.zero_grad()
-            sum(WEIGHTS[lesson] * loss for lesson, loss in losses.items()).backward()
-            nn.utils.clip_grad_norm_(learning, 1.0)
-            optimizer.step()
-            schedule.step()
-            told.append({lesson: loss.item() for lesson, loss in losses.items()})
-            bar.show(**{lesson: np.mean([t[lesson] for t in told[-20:]]) for lesson in losses})
+        with freed_memory_kept():
+            for batch, cut in zip(batches, bar, strict=False):
+                wanted = targets.of([crop[0] for crop in batch]).to(device)
+                losses = _losses(model, teacher, cut.to(device), wanted)
+                optimizer.zero_grad()
+                sum(WEIGHTS[lesson] * loss for lesson, loss in losses.items()).backward()
+                nn.utils.clip_grad_norm_(learning, 1.0)
+                optimizer.step()
+                schedule.step()
+                told.append({lesson: loss.item() for lesson, loss in losses.items()})
+                bar.show(**{lesson: np.mean([t[lesson] for t in told[-20:]]) for lesson in losses})
         done.append(
             {"epoch": epoch, **{lesson: float(np.mean([t[lesson] for t in told])) for lesson in told[0]}}
             | _validate(model, teacher, images)

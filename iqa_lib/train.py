@@ -84,7 +84,7 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
             f"batch and cannot be shared by {accelerator.num_processes} processes: start one, or use l1 or l2."
         )
     # Of several processes of one training the first alone claims the run and writes.
-    with freed_memory_kept(), claimed(run.folder) if accelerator.is_main_process else nullcontext():
+    with claimed(run.folder) if accelerator.is_main_process else nullcontext():
         _wait_for_the_others(accelerator)
         if not run.complete:
             _train(run, settings, images, accelerator)
@@ -144,7 +144,9 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         crops = cached or ImageBatches(
             settings, model, images, training_crops(settings, images, train_rows, rng), epoch
         )
-        row = {"epoch": epoch, **train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)}
+        with freed_memory_kept():
+            learnt = train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)
+        row = {"epoch": epoch, **learnt}
         for split in dict.fromkeys((chooser, "test")):
             crops = evaluation_crops(settings, images, rows_of[split], epoch)
             predicted = predict(settings, model, images, rows_of[split], split, crops)["prediction"]
