@@ -58,9 +58,9 @@ def link_images(folder: Path, number: int) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    from iqa_lib.bench import machine, noise_images
+    from iqa_lib import machine
+    from iqa_lib.bench import noise_images
     from iqa_lib.data.crops import load_images
-    from iqa_lib.memory import freed_memory_kept
     from iqa_lib.profile import Profile
     from iqa_lib.runs import Run
     from iqa_lib.train import ImageBatches, Loop, train, train_epoch
@@ -76,7 +76,9 @@ def report(options: argparse.Namespace) -> None:
         epochs=options.epochs,
         patience=options.epochs,
     )
-    print(f"{options.backbone}, crops of {options.crop} px, batch {settings.batch_size}, on {machine()}")
+    print(
+        f"{options.backbone}, crops of {options.crop} px, batch {settings.batch_size}, on {machine.description()}"
+    )
     started = time.monotonic()
     decoding = Samples.during(lambda: load_images(settings))
     images = decoding.result
@@ -85,7 +87,7 @@ def report(options: argparse.Namespace) -> None:
     one_batch = noise_images(settings.batch_size, options.crop)
     loop = Loop.start(settings, one_batch)
     crops = [(row, 0, 0, False) for row in range(settings.batch_size)]
-    with freed_memory_kept():  # as in training
+    with machine.freed_memory_kept():  # as in training
         train_epoch(loop, ImageBatches(settings, loop.model, one_batch, crops, 1), np.arange(len(crops)), 1)
         model_alone = memory()[PRIVATE]
     print(f"the model and one training step: {model_alone / 1e3:.2f} GB private, the libraries included")

@@ -47,10 +47,9 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    from iqa_lib.bench import machine
+    from iqa_lib import machine
     from iqa_lib.data.crops import load_images
     from iqa_lib.evaluate import predict
-    from iqa_lib.memory import freed_memory_kept
     from iqa_lib.profile import Profile
     from iqa_lib.train import FrozenBatches, ImageBatches, Loop, train_epoch, training_crops
 
@@ -59,14 +58,14 @@ def compare(options: argparse.Namespace) -> None:
         dataset="images/labels.csv",
         backbone=options.backbone,
         pretrained=False,
-        precision="bf16",
+        precision="auto",
         train_crops=1,
         epochs=1_000,
     )
     images = load_images(settings)
     rows = np.arange(len(images))
     files, scores = images.table["path"].tolist(), images.scores(rows)
-    print(f"{options.backbone} on {machine()}; load {os.getloadavg()[0]:.1f} before")
+    print(f"{options.backbone} on {machine.description()}; load {os.getloadavg()[0]:.1f} before")
 
     wanted = options.steps * settings.batch_size
     crops = training_crops(settings, images, rows, np.random.default_rng(0)) * (wanted // IMAGES + 1)
@@ -87,7 +86,7 @@ def compare(options: argparse.Namespace) -> None:
         for _ in range(options.steps):
             ours.step(resident(cut), label, 1.0).item()
 
-    with freed_memory_kept():  # as over an epoch
+    with machine.freed_memory_kept():  # as over an epoch
         pair = alternately(
             options.rounds,
             {

@@ -291,9 +291,9 @@ def _bench(options: argparse.Namespace) -> int:
     settings = _settings(options)
     import subprocess
 
-    from iqa_lib import bench, paths
+    from iqa_lib import bench, machine, paths
 
-    print(f"{settings.profile} on {bench.machine()}")
+    print(f"{settings.profile} on {machine.description()}")
     for table in (
         bench.costs(settings, full=True),
         bench.batch_sizes(settings, options.largest_batch),

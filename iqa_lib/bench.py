@@ -5,7 +5,6 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import platform
 import re
 import resource
 import sys
@@ -24,13 +23,12 @@ import torch
 from torch import Tensor
 from torch.utils import benchmark
 
-from iqa_lib import experiments, metrics, study, tables
+from iqa_lib import experiments, machine, metrics, study, tables
 from iqa_lib.data.crops import ImageSet, grid_crops
 from iqa_lib.errors import RunError
 from iqa_lib.evaluate import EVALUATION_BATCH, predict, stages_of
-from iqa_lib.memory import freed_memory_kept
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
-from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone, fastest_device
+from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
 from iqa_lib.plan import size_of
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
@@ -43,15 +41,6 @@ ROUNDS = 3
 SHORTEST_RUN = 0.15  # seconds that a time is measured for in each round, at the least
 FLOAT_ONNX, INT8_ONNX = "float32, ONNX Runtime", "INT8, ONNX Runtime"
 CALIBRATION_CROPS = 64  # training crops that INT8's ranges are measured on
-
-
-def machine() -> str:
-    """What the times belong to, in words."""
-    device = fastest_device()
-    name = (
-        torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    )
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def models(settings: Profile) -> dict[str, Profile]:
@@ -98,7 +87,7 @@ def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
 def _random(settings: Profile) -> BlindIQA:
     torch.manual_seed(settings.seed)
     model = build_model(settings.model_copy(update={"pretrained": False})).eval()
-    return model.to(fastest_device(), memory_format=torch.channels_last)
+    return model.to(machine.device(), memory_format=torch.channels_last)
 
 
 def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[str, Callable]]:
@@ -158,7 +147,7 @@ def _times(ways: dict[str, Callable], size: int) -> dict[str, dict[str, float]]:
 
 
 def _measure(score: Callable, batch: int, size: int) -> list[float]:
-    crops = torch.randint(0, 256, _shape(batch, size), dtype=torch.uint8).to(fastest_device())
+    crops = torch.randint(0, 256, _shape(batch, size), dtype=torch.uint8).to(machine.device())
     score(crops)
     timer = benchmark.Timer(
         "score(crops)", globals={"score": score, "crops": crops}, num_threads=torch.get_num_threads()
@@ -199,7 +188,7 @@ def _batches_of(settings: Profile, training: bool, largest: int) -> list[dict[st
     model = _random(settings).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     before, rows = _peak_memory(), []
-    with freed_memory_kept() if training else nullcontext():  # as `train` does
+    with machine.freed_memory_kept() if training else nullcontext():  # as `train` does
         for batch in (b for b in BATCHES if b <= largest):
             crops = torch.randint(0, 256, _shape(batch, settings.crop_size), dtype=torch.uint8)
             try:

@@ -14,10 +14,9 @@ import re
 import filelock
 import torch
 
-from iqa_lib import metrics
+from iqa_lib import machine, metrics
 from iqa_lib.data.crops import ImageSet
 from iqa_lib.errors import WeightsError
-from iqa_lib.models.smart_iqa import fastest_device
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import StoredRun
@@ -78,7 +77,7 @@ def _scored(settings: Profile, metric: str, images: ImageSet) -> PublishedMethod
 
 
 def _score(run: PublishedMethod, settings: Profile, images: ImageSet) -> None:
-    device = fastest_device()
+    device = machine.device()
     model = _load(run.metric, device)
     sign = -1 if model.lower_better else 1
     rows, predicted = images.rows("test"), []

@@ -5,25 +5,23 @@ Shape suffixes: B batch, N crops, P packed features.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-import filelock
 import joblib
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from iqa_lib import paths
+from iqa_lib import features, machine, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, grid_crops, in_order, page_locked, random_crops
+from iqa_lib.features import Features
 from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
@@ -62,75 +60,38 @@ def crop_features(
     crops: list[Crop],
     what: str,
     colour_jitter: float = 0.0,
-) -> np.memmap:
-    """What the head reads of each crop, float16 (N, P), from the frozen backbone; computed once, then read.
-
-    The file's name is a hash of data, crops and backbone, so every run that shares them shares the file. Computing
-    that was killed goes on behind the last whole batch.
-
-    Raises:
-        StorageError: the cache's folder cannot be written.
-    """
+) -> Features | None:
+    """What the head reads of each crop, float16 (N, P), from the frozen backbone (`features.cached`)."""
     key = (
-        images.fingerprint,
+        images.pixels_fingerprint,
         settings.backbone,
         weights_fingerprint(settings.backbone, settings.pretrained) or str(settings.pretrained),
         settings.crop_size,
-        settings.precision,
+        machine.used_precision(settings.precision, model.backbone.mean.device),
+        colour_jitter,
+        settings.seed if settings.pretrained is False else None,
     )
-    if colour_jitter:
-        key += (colour_jitter,)
-    if settings.pretrained is False:
-        key += (settings.seed,)
-    listing = np.array(crops, dtype=np.int64)
-    digest = hashlib.sha256(json.dumps(key).encode() + listing.tobytes()).hexdigest()[:20]
-    path = paths.DATA / "cache" / f"features-{digest}.npy"
-    with paths.writing_to(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):
-            if not path.is_file():
-                _compute_features(settings, model, images, crops, path, what, colour_jitter)
-    return np.load(path, mmap_mode="r")
+    jitters = np.arange(len(crops)) if colour_jitter else np.full(len(crops), -1)
 
+    def compute(numbers: np.ndarray) -> Iterator[np.ndarray]:
+        def read(part: np.ndarray) -> Tensor:
+            cut = images.crops([crops[i] for i in part], settings.crop_size)
+            return page_locked(jitter_colours(cut, colour_jitter, [(int(i),) for i in part]))
 
-def _compute_features(settings, model, images, crops, path, what, colour_jitter) -> None:
-    temporary = path.with_suffix(".unfinished.npy")
-    width = packed_size(model.backbone.channels)
-    header = io.BytesIO()
-    shape = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": (len(crops), width)}
-    np.lib.format.write_array_header_1_0(header, shape)
-    model.eval()
+        model.eval()
+        parts = np.split(numbers, range(EVALUATION_BATCH, len(numbers), EVALUATION_BATCH))
+        batches = through_backbone(settings, model, read, parts)
+        for stages in Progress(batches, desc=f"features: {what}", total=len(parts)):
+            yield stages.pack().half().cpu().numpy()
 
-    def read(start: int) -> Tensor:
-        chunk = crops[start : start + EVALUATION_BATCH]
-        cut = images.crops(chunk, settings.crop_size)
-        return page_locked(jitter_colours(cut, colour_jitter, [(start + i,) for i in range(len(chunk))]))
-
-    with open(temporary, "ab") as file:  # appended, not mapped: a full disk then is an error and no SIGBUS
-        batch_bytes = EVALUATION_BATCH * width * np.dtype(np.float16).itemsize
-        done = max(0, file.tell() - header.tell()) // batch_bytes
-        if done:
-            file.truncate(header.tell() + done * batch_bytes)
-        else:
-            file.truncate(0)
-            file.write(header.getvalue())
-        starts = range(done * EVALUATION_BATCH, len(crops), EVALUATION_BATCH)
-        batches = through_backbone(settings, model, read, starts)
-        for stages in Progress(batches, desc=f"features: {what}", total=len(starts)):
-            file.write(stages.pack().cpu().numpy().astype(np.float16).tobytes())
-            file.flush()
-    paths.sync(temporary)
-    temporary.replace(path)
-
-
-def mixed_precision(settings: Profile, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+    listing = np.column_stack([np.array(crops, dtype=np.int64), jitters])
+    return features.cached(key, packed_size(model.backbone.channels), listing, compute)
 
 
 def maps_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> list[Tensor]:
     """The backbone's four feature maps of uint8 crops, in the profile's precision."""
     device = model.backbone.mean.device
-    with mixed_precision(settings, device):
+    with machine.autocast(settings.precision, device):
         image = model.backbone.normalize(crops_BCHW.to(device, non_blocking=True))
         return model.backbone(image.contiguous(memory_format=torch.channels_last))
 
@@ -208,18 +169,19 @@ def stage_batches(
     settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
 ) -> Iterator[PooledStages]:
     """What the head reads of each batch of crops, in order; from the cache where the backbone is frozen."""
-    features = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
-    batch = EVALUATION_BATCH if features is None else HEAD_BATCH
+    kept = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
+    batch = EVALUATION_BATCH if kept is None else HEAD_BATCH
     parts = [slice(start, start + batch) for start in range(0, len(crops), batch)]
-    if features is not None:
-        for packed in ahead(lambda part: page_locked(torch.from_numpy(np.array(features[part]))), parts):
+    if kept is not None:
+        for packed in ahead(lambda part: page_locked(kept[part]), parts):
             yield stages_from_cache(packed, model)
     else:
         pooled = through_backbone(
             settings, model, lambda part: images.crops(crops[part], settings.crop_size), parts
         )
         while few := list(islice(pooled, HEAD_BATCH // EVALUATION_BATCH)):
-            yield PooledStages.join(few)
+            stages = PooledStages.join(few)
+            yield stages.as_cached() if settings.freeze_backbone else stages
 
 
 def through_backbone(

@@ -22,15 +22,13 @@ from accelerate.utils import set_seed
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from iqa_lib import metrics, paths
+from iqa_lib import machine, metrics, paths
 from iqa_lib.data.crops import ImageSet, load_images, random_crops
 from iqa_lib.data.offline import VIEW
 from iqa_lib.data.pictures import PACKAGES_FOLDER, build
 from iqa_lib.evaluate import ahead
-from iqa_lib.memory import freed_memory_kept
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.models.hybrid import HybridSwin
-from iqa_lib.models.smart_iqa import fastest_device
 from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
@@ -43,13 +41,7 @@ BATCH = 32
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.02
-HEAD = {
-    "freeze_backbone": True,
-    "epochs": 4,
-    "train_crops": 1,
-    "learning_rate_head": 1e-3,
-    "precision": "bf16",
-}
+HEAD = {"freeze_backbone": True, "epochs": 4, "train_crops": 1, "learning_rate_head": 1e-3}
 WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the lessons in the loss
 
 
@@ -128,7 +120,7 @@ def settings_for(backbone: str, labels: Path) -> Profile:
 def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int) -> None:
     started = time.monotonic()
     set_seed(seed)
-    device = fastest_device()
+    device = machine.device()
     targets = Targets(images)
     teacher = Backbone(TEACHER, image_size=CROP).to(device, memory_format=torch.channels_last).eval()
     student = Backbone(name, pretrained=False, image_size=CROP)
@@ -165,7 +157,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
         )
         model.train()
         told: list[dict[str, float]] = []
-        with freed_memory_kept():
+        with machine.freed_memory_kept():
             for batch, cut in zip(batches, bar, strict=False):
                 wanted = targets.of([crop[0] for crop in batch]).to(device)
                 losses = _losses(model, teacher, cut.to(device), wanted)
@@ -188,7 +180,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
             schedule=schedule.state_dict(),
             epochs=done,
         )
-    facts = environment(str(device), time.monotonic() - started)
+    facts = environment(str(device), time.monotonic() - started, machine.used_precision("auto", device))
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     # Last: it makes the pretraining complete.
@@ -216,7 +208,7 @@ class Targets:
 
 
 def _losses(model: Lessons, teacher: Backbone, crops_BCHW: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    with torch.autocast(crops_BCHW.device.type, torch.bfloat16):
+    with machine.autocast("auto", crops_BCHW.device):
         image = teacher.normalize(crops_BCHW).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             taught = teacher(image)
@@ -247,7 +239,7 @@ def _validate(model: Lessons, teacher: Backbone, images: ImageSet) -> dict[str, 
     device = model.backbone.mean.device
     guessed = []
     for part in parts:
-        with torch.autocast(device.type, torch.bfloat16):
+        with machine.autocast("auto", device):
             image = teacher.normalize(part.to(device)).contiguous(memory_format=torch.channels_last)
             guessed.append(model(image, teacher(image))[1][:, 0].float().cpu().numpy())
     return {"validation_srcc": metrics.srcc(np.concatenate(guessed), images.scores(rows))}

@@ -73,7 +73,9 @@ class Profile(BaseModel):
     protocol: Literal["honest", "paper"] = Field(
         "honest", description="paper: its code's faults included, to reproduce its numbers"
     )
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it, else float32"
+    )
     compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
     seed: int = Field(0, ge=0)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")

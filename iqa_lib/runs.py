@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import io
@@ -41,6 +42,13 @@ NOT_PART_OF_A_RUN = {
     "hyper_iqa_recipe",
     "cell_timeout",
     *(key for key in Profile.model_fields if key.startswith("backbone_")),
+}
+
+# As ``run.json`` has them.
+DEFAULTS = {
+    key: list(field.default) if isinstance(field.default, tuple) else field.default
+    for key, field in Profile.model_fields.items()
+    if not field.is_required()
 }
 
 # Files of a run's folder
@@ -144,12 +152,14 @@ class StoredRun:
         """The test images' part of `predictions`."""
         return self.predictions.query("split == 'test'").reset_index(drop=True)
 
-    def complete_with(self, predictions: pd.DataFrame, result: dict, device: str, seconds: float) -> None:
+    def complete_with(
+        self, predictions: pd.DataFrame, result: dict, device: str, seconds: float, precision: str = "float32"
+    ) -> None:
         """Write what was found; ``result.json`` last, for it makes the run complete."""
         self.write_table("predictions.parquet", predictions)
         for name, part in {
             "run": self.config,
-            "environment": environment(device, seconds),
+            "environment": environment(device, seconds, precision),
             "result": result,
         }.items():
             paths.write_atomically(self.folder / f"{name}.json", json.dumps(part, indent=1))
@@ -181,9 +191,13 @@ class Run(StoredRun):
         config["data_fingerprint"] = data_fingerprint
         if weights := weights_fingerprint(settings.backbone, settings.pretrained):
             config["weights_fingerprint"] = weights
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{settings.method}-{settings.backbone}-s{settings.seed}".replace("/", "_")
-        super().__init__(settings.folder / "store" / f"{name}-{digest}", config)
+        digest = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()[:12]
+        store = settings.folder / "store"
+        folder = store / f"{name}-{digest}"
+        if not folder.is_dir():
+            folder = _of_an_earlier_version(store, name, config) or folder
+        super().__init__(folder, config)
 
     @classmethod
     def at(cls, folder: Path) -> Run:
@@ -225,15 +239,46 @@ class Run(StoredRun):
 
     def load_model(self):
         """The trained model, ready to score, on the GPU where there is one."""
+        from iqa_lib import machine
         from iqa_lib.models import smart_iqa
 
         kind = {"smart_iqa": smart_iqa.SmartIQA, "hyper_iqa": smart_iqa.HyperIQA}[self.settings.method]
-        model = kind.from_pretrained(self.folder).to(smart_iqa.fastest_device()).eval()
+        model = kind.from_pretrained(self.folder).to(machine.device()).eval()
         return smart_iqa.compile_backbone(model) if self.settings.compile else model
 
 
-def environment(device: str, seconds: float) -> dict:
+def _identity(config: dict) -> dict:
+    """What makes a run this run: its settings less those at their defaults, so that a new key changes no old run."""
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in NOT_PART_OF_A_RUN and not (key in DEFAULTS and value == DEFAULTS[key])
+    }
+
+
+def _of_an_earlier_version(store: Path, name: str, config: dict) -> Path | None:
+    """A finished run of the same settings under the name that an earlier version gave it.
+
+    That version knew no ``auto``: a run is the same whatever precision its profile then named.
+    """
+    wanted = _identity(config)
+    for folder in sorted(store.glob(f"{glob.escape(name)}-*")):
+        try:
+            stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            assert (folder / "result.json").is_file() and isinstance(stored, dict)
+        except (OSError, ValueError, AssertionError):
+            continue
+        if "precision" not in wanted:
+            stored.pop("precision", None)
+        if _identity(stored) == wanted:
+            return folder
+    return None
+
+
+def environment(device: str, seconds: float, precision: str = "float32") -> dict:
     """Commit, versions and machine: enough to trace a number to what made it."""
+    from iqa_lib import machine
+
     packages = ("torch", "timm", "accelerate", "numpy", "scipy", "pillow", "piq")
     return {
         "commit": commit(),
@@ -241,6 +286,8 @@ def environment(device: str, seconds: float) -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
+        "machine": machine.description(),
+        "precision": precision,
         "seconds": round(seconds, 1),
     }
 

@@ -29,14 +29,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from iqa_lib import paths
+from iqa_lib import machine, paths
 from iqa_lib.data.crops import WorkingSize, grid, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError
 from iqa_lib.evaluate import EVALUATION_BATCH, on_every_core, stages_of
 from iqa_lib.exported_csv import to_csv
 from iqa_lib.models.checkpoints import load_reference_checkpoint
-from iqa_lib.models.hypernet import PooledStages
-from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA, fastest_device
+from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.runs import MODEL, Run
@@ -62,7 +61,7 @@ class Scorer(NamedTuple):
         """Scores (B,), float32, of RGB crops, 0–255."""
         stages = stages_of(self.settings, self.model, crops_BCHW)
         if self.settings.freeze_backbone:  # trained and evaluated on cached features, which are float16
-            stages = PooledStages.unpack(stages.pack().half().float(), self.model.backbone.channels)
+            stages = stages.as_cached()
         return self.model.head(stages)[0].float()
 
 
@@ -107,8 +106,9 @@ def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
         backbone=model.backbone.name,
         resolution=RESOLUTION,
         crop_size=crop_size,
+        precision="float32",
     )
-    return Scorer(name, settings, model.to(fastest_device(), memory_format=torch.channels_last).eval())
+    return Scorer(name, settings, model.to(machine.device(), memory_format=torch.channels_last).eval())
 
 
 def _load_saved(folder: Path) -> tuple[BlindIQA, int]:

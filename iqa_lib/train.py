@@ -31,7 +31,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from safetensors import SafetensorError
 from torch import Tensor
 
-from iqa_lib import metrics, paths
+from iqa_lib import machine, metrics, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, load_images, page_locked, random_crops
 from iqa_lib.errors import CheckpointError, RunError
@@ -40,13 +40,11 @@ from iqa_lib.evaluate import (
     ahead,
     crop_features,
     evaluation_crops,
-    mixed_precision,
     predict,
     stages_from_cache,
     stages_of,
 )
 from iqa_lib.losses import combined
-from iqa_lib.memory import freed_memory_kept
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
@@ -144,7 +142,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         crops = cached or ImageBatches(
             settings, model, images, training_crops(settings, images, train_rows, rng), epoch
         )
-        with freed_memory_kept():
+        with machine.freed_memory_kept():
             learnt = train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)
         row = {"epoch": epoch, **learnt}
         for split in dict.fromkeys((chooser, "test")):
@@ -235,15 +233,20 @@ class ImageBatches:
     def read(self, chosen: np.ndarray) -> Tensor:
         """uint8 (B, 3, H, W), where the images are; for any thread."""
         cut = self.images.crops([self.crops[i] for i in chosen], self.settings.crop_size)
-        seeds = [(self.settings.seed, self.epoch, i) for i in chosen]
-        return page_locked(jitter_colours(cut, self.settings.colour_jitter, seeds))
+        return page_locked(jitter_colours(cut, self.settings.colour_jitter, self.jitter_seeds(chosen)))
+
+    def jitter_seeds(self, chosen: np.ndarray) -> list[tuple[int, ...]]:
+        return [(self.settings.seed, self.epoch, i) for i in chosen]
 
     def stages(self, cut_BCHW: Tensor) -> PooledStages:
         return stages_of(self.settings, self.model, cut_BCHW)
 
 
 class FrozenBatches(ImageBatches):
-    """Batches from cached features: the same random crops of every image in each epoch."""
+    """Batches from cached features: the same random crops of every image in each epoch.
+
+    Where no cache can be kept, the frozen backbone computes the same anew.
+    """
 
     def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray):
         crops = training_crops(settings, images, rows, np.random.default_rng(CACHED_EPOCHS))
@@ -253,10 +256,16 @@ class FrozenBatches(ImageBatches):
         )
 
     def read(self, chosen: np.ndarray) -> Tensor:
-        return page_locked(torch.from_numpy(self.features[chosen]))
+        return super().read(chosen) if self.features is None else page_locked(self.features[chosen])
 
-    def stages(self, features_NP: Tensor) -> PooledStages:
-        return stages_from_cache(features_NP, self.model)
+    def jitter_seeds(self, chosen: np.ndarray) -> list[tuple[int, ...]]:
+        return [(int(i),) for i in chosen]
+
+    def stages(self, data: Tensor) -> PooledStages:
+        if self.features is not None:
+            return stages_from_cache(data, self.model)
+        with torch.no_grad():
+            return super().stages(data).as_cached()
 
 
 @dataclass
@@ -287,7 +296,7 @@ class Loop:
 
     def step(self, stages: PooledStages, label_B: Tensor, scale: float) -> Tensor:
         """The loss of one batch, after learning from it; no wait for the device."""
-        with mixed_precision(self.settings, self.accelerator.device):
+        with machine.autocast(self.settings.precision, self.accelerator.device):
             predicted_B = self.model.score_stages(stages)
         loss = (
             combined(self.settings.loss, self.settings.ranking_weight)(predicted_B.float(), label_B) * scale
@@ -470,4 +479,5 @@ def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "logistic": curve,
     }
-    run.complete_with(pd.concat(parts.values()), result, device, seconds)
+    used = machine.used_precision(settings.precision, torch.device(device))
+    run.complete_with(pd.concat(parts.values()), result, device, seconds, used)

@@ -322,7 +322,7 @@ def test_a_split_without_images_is_refused(home):
 
 HELD = """
 import psutil, torch
-from iqa_lib.memory import freed_memory_kept
+from iqa_lib.machine import freed_memory_kept
 
 def held():
     return psutil.Process().memory_info().rss / 1e6

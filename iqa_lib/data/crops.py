@@ -45,11 +45,20 @@ class ImageSet:
     Attributes:
         table: one row per image (`catalog.load_table`).
         fingerprint: hash of all pixels, scores and splits: same fingerprint, same data.
+        pixels_fingerprint: of the pixels alone.
     """
 
-    def __init__(self, table: pd.DataFrame, pixels: np.ndarray, sizes: np.ndarray, fingerprint: str):
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        pixels: np.ndarray,
+        sizes: np.ndarray,
+        fingerprint: str,
+        pixels_fingerprint: str | None = None,
+    ):
         self.table = table
         self.fingerprint = fingerprint
+        self.pixels_fingerprint = pixels_fingerprint or fingerprint
         self._pixels = pixels
         self._sizes = sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
@@ -143,7 +152,7 @@ def load_images(
     pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r")
     labels = table[["image", "score", "split"]].to_csv(index=False)
     fingerprint = hashlib.sha256((index["sha256"] + labels).encode()).hexdigest()[:16]
-    return ImageSet(table, pixels, np.array(index["sizes"]), fingerprint)
+    return ImageSet(table, pixels, np.array(index["sizes"]), fingerprint, index["sha256"])
 
 
 def load_all(settings: Profile) -> dict[str, ImageSet]:

@@ -35,6 +35,10 @@ class PooledStages(NamedTuple):
         """The same in float32, which is what the head computes in."""
         return PooledStages([t.float() for t in self.cells], [t.float() for t in self.grids])
 
+    def as_cached(self) -> PooledStages:
+        """Rounded to float16, as a feature cache keeps them."""
+        return PooledStages([t.half().float() for t in self.cells], [t.half().float() for t in self.grids])
+
     @classmethod
     def join(cls, batches: list[PooledStages]) -> PooledStages:
         """Of several batches, one."""

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from iqa_lib import machine
 from iqa_lib.errors import CheckpointError, RunError, WorkbookError
 from iqa_lib.models.backbones import Backbone, own_weights
 from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
@@ -191,17 +192,13 @@ class HyperIQA(BlindIQA, PyTorchModelHubMixin):
         super().__init__(body, head)
 
 
-def fastest_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def compile_backbone(model: BlindIQA) -> BlindIQA:
     """The same model, whose backbone, nearly all of its arithmetic, goes through `torch.compile` when it is used.
 
     Raises:
         RunError: nothing can be compiled on this machine.
     """
-    _require_compiler(fastest_device())
+    _require_compiler(machine.device())
     model.backbone.net.compile()
     return model
 
