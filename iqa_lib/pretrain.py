@@ -146,7 +146,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
         schedule.load_state_dict(state["schedule"])
         done = state["epochs"]
     for epoch in range(len(done) + 1, epochs + 1):
-        set_seed(seed * 1_000_003 + epoch)
+        set_seed((seed * 1_000_003 + epoch) % 2**32)
         rng = np.random.default_rng([seed, epoch])
         crops = random_crops(images, rng.permutation(rows), 1, CROP, rng)
         batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]

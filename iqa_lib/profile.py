@@ -77,7 +77,7 @@ class Profile(BaseModel):
         "auto", description="auto: bf16 where the hardware multiplies it, else float32"
     )
     compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
     # statistics
     compare_methods: tuple[str, ...] = Field(

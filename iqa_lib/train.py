@@ -108,6 +108,9 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
     started = time.monotonic()
     set_seed(settings.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # nothing here reads memory before it is written
+    )
     chooser = "val" if settings.protocol == "honest" else "test"
     rows_of = {split: images.rows(split) for split in ("train", "val", "test")}
     for split in ("train", chooser, "test"):
@@ -123,7 +126,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
     cached = FrozenBatches(settings, model, images, train_rows) if settings.freeze_backbone else None
 
     epochs: list[dict] = []
-    best = {"srcc": -math.inf, "epoch": 0}
+    best, scored = {"srcc": -math.inf, "epoch": 0}, {}
     state_file = run.folder / STATE
     if accelerator.is_main_process:
         for half_written in run.folder.glob(".*.tmp"):  # by one that was killed
@@ -137,17 +140,18 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         if epoch - best["epoch"] > settings.patience and best["epoch"]:
             break
         # Dropout and drop path of this epoch, another in each process.
-        set_seed(settings.seed * 1_000_003 + epoch + 7_919 * accelerator.process_index)
+        set_seed((settings.seed * 1_000_003 + epoch + 7_919 * accelerator.process_index) % 2**32)
         rng = np.random.default_rng([settings.seed, epoch])
         crops = cached or ImageBatches(
             settings, model, images, training_crops(settings, images, train_rows, rng), epoch
         )
         with machine.freed_memory_kept():
             learnt = train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)
-        row = {"epoch": epoch, **learnt}
+        row, scored_now = {"epoch": epoch, **learnt}, {}
         for split in dict.fromkeys((chooser, "test")):
             crops = evaluation_crops(settings, images, rows_of[split], epoch)
-            predicted = predict(settings, model, images, rows_of[split], split, crops)["prediction"]
+            scored_now[split] = predict(settings, model, images, rows_of[split], split, crops)
+            predicted = scored_now[split]["prediction"]
             if not np.isfinite(predicted).all():
                 _refuse_predictions(predicted, images.table["image"].iloc[rows_of[split]], loop, epoch)
             score = images.scores(rows_of[split])
@@ -162,7 +166,7 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
         srcc = row[f"{chooser}_srcc"]
         if epoch == 1 or srcc > best["srcc"]:
             srcc = srcc if math.isfinite(srcc) else -math.inf
-            best = {"srcc": srcc, "epoch": epoch}
+            best, scored = {"srcc": srcc, "epoch": epoch}, scored_now
             if accelerator.is_main_process:
                 _save_model(model, run.folder)
         if not accelerator.is_main_process:
@@ -179,7 +183,14 @@ def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerat
 
     if not accelerator.is_main_process:
         return
-    _finish(run, settings, images, best, len(epochs), str(accelerator.device), time.monotonic() - started)
+    if not (run.folder / MODEL).is_file():
+        raise RunError(
+            f"{run.folder}: {MODEL}, the weights of epoch {best['epoch']}, was deleted while this run trained. "
+            f"Run it again: it begins anew."
+        )
+    best["parameters"] = sum(p.numel() for p in model.parameters())
+    scored = scored or _score_best(run, settings, images, rows_of, best["epoch"], accelerator.device)
+    _finish(run, settings, images, scored, best, len(epochs), accelerator.device, time.monotonic() - started)
 
 
 def _share(batch: np.ndarray, accelerator: Accelerator) -> np.ndarray:
@@ -452,20 +463,45 @@ def _save_model(model: BlindIQA, folder: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
-    """Score the held-out splits with the best weights and write the results, ``result.json`` last."""
-    if not (run.folder / MODEL).is_file():
-        raise RunError(
-            f"{run.folder}: {MODEL}, the weights of epoch {best['epoch']}, was deleted while this run trained. "
-            f"Run it again: it begins anew."
-        )
+def _score_best(
+    run: Run,
+    settings: Profile,
+    images: ImageSet,
+    rows_of: dict[str, np.ndarray],
+    epoch: int,
+    device: torch.device,
+) -> dict[str, pd.DataFrame]:
+    """The best epoch's predictions once more, where it ended before this process began."""
     model = run.load_model().to(device)
-    parts = {}
-    for split in ("val", "test") if settings.protocol == "honest" else ("test",):
-        rows = images.rows(split)
-        crops = evaluation_crops(settings, images, rows, best["epoch"])
-        table = images.table.iloc[rows].drop(columns="path").reset_index(drop=True)
-        parts[split] = table.join(predict(settings, model, images, rows, split, crops))
+    return {
+        split: predict(
+            settings,
+            model,
+            images,
+            rows_of[split],
+            split,
+            evaluation_crops(settings, images, rows_of[split], epoch),
+        )
+        for split in (("val", "test") if settings.protocol == "honest" else ("test",))
+    }
+
+
+def _finish(
+    run: Run,
+    settings: Profile,
+    images: ImageSet,
+    scored: dict[str, pd.DataFrame],
+    best: dict,
+    epochs_done: int,
+    device: torch.device,
+    seconds: float,
+) -> None:
+    """Write the best epoch's predictions on the held-out splits and what they say, ``result.json`` last."""
+    labels = images.table.drop(columns="path")
+    parts = {
+        split: labels.iloc[images.rows(split)].reset_index(drop=True).join(table)
+        for split, table in scored.items()
+    }
     test = parts["test"]
     curve = (
         metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
@@ -476,8 +512,8 @@ def _finish(run, settings, images, best, epochs_done, device, seconds) -> None:
         "test_images": len(test),
         "best_epoch": best["epoch"],
         "epochs": epochs_done,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": best["parameters"],
         "logistic": curve,
     }
-    used = machine.used_precision(settings.precision, torch.device(device))
-    run.complete_with(pd.concat(parts.values()), result, device, seconds, used)
+    used = machine.used_precision(settings.precision, device)
+    run.complete_with(pd.concat(parts.values()), result, str(device), seconds, used)

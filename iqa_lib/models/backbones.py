@@ -91,11 +91,14 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        # timm's fused window attention is the slower one on a CPU, and fixes the number of crops in an ONNX file.
+        self.fuse_attention(self.mean.is_cuda or not mode)  # on a CPU the backward pass is faster unfused
+        return self
+
+    def fuse_attention(self, fused: bool) -> None:
+        """Compute window attention in one operation of torch, or step by step; the same to the last bits."""
         for layer in self.net.modules():
             if hasattr(layer, "fused_attn"):
-                layer.fused_attn = self.mean.is_cuda
-        return self
+                layer.fused_attn = fused
 
     def weights(self) -> dict[str, Tensor]:
         """Tensors by the names of the whole architecture, as a file for ``pretrained`` has them."""

@@ -46,6 +46,7 @@ def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
         RunError: this version of torch cannot export the network (2.6 cannot).
     """
     model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
+    model.model.backbone.fuse_attention(False)  # fused, it would fix the number of crops in the file
     example = torch.zeros(2, 3, crop_size, crop_size, dtype=torch.uint8)
     with _quiet():
         try:
