@@ -338,8 +338,17 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         _check: "read all labels and open every image: one report of all faults (exit code 1 if there are any)",
         _prepare: "decode to the profile's resolution, into data/cache; verify what is there already",
         _download: "fetch and unpack, where there is a public address",
+        _scores: "compute the embedded datasets' scores anew, compare them with the package's (exit code 1 if any differ)",
     }.items():
         action = actions.add_parser(act.__name__[1:], help=text, description=text)
+        action.set_defaults(act=act)
+        if act == _scores:
+            instead = action.add_mutually_exclusive_group()
+            instead.add_argument("--write", action="store_true", help="make them the package's")
+            instead.add_argument(
+                "--add", action="store_true", help="add only the images that this processor makes otherwise"
+            )
+            continue
         if act != _list:
             action.add_argument(
                 "name", metavar="NAME", help="a dataset of the list, or the path of your labels"
@@ -347,7 +356,6 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         if act == _download:
             action.add_argument("--accept-licence", action="store_true", help="agree without being asked")
         _add_settings(action, "whose data_folder, score_range and sizes count")
-        action.set_defaults(act=act)
 
 
 def _settings(options: argparse.Namespace) -> Any:
@@ -409,6 +417,20 @@ def _download(options: argparse.Namespace) -> int:
 
     print(f"{options.name} is in {download(options.name, accept, settings.data_folder)}")
     return 0
+
+
+def _scores(options: argparse.Namespace) -> int:
+    from iqa_lib.data import offline
+
+    recomputed = offline.recompute_scores(shipped=options.add)
+    differences = offline.compare_scores(recomputed)
+    for line in differences:
+        print(line)
+    print(f"{len(differences) or 'none'} of {len(recomputed):,} images differ")
+    if options.write or options.add:
+        print(f"written: {offline.write_scores(recomputed, options.add)}")
+        return 0
+    return int(bool(differences))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The embedded datasets: repeatable, of contents that no training saw, and worse where they say so."""
 
 import filecmp
-import functools
 import os
+import re
 import signal
+import zlib
 from collections import Counter
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -98,6 +101,94 @@ def test_a_whole_dataset_is_of_some_hundred_images_that_spread_over_the_scale(wh
     assert set(table["split"]) == {"test"} and not learnt & set(table["reference"])
 
 
+# the scores that come with the package
+
+CAMERA, RENDERER = (
+    partial(offline._with_some, distort, 5)
+    for distort in (offline.distort_like_a_camera, offline.distort_like_a_renderer)
+)
+SAMPLE = {  # seed, source, view and the reference's variants
+    "wild": (0, offline.read_photograph, "coins", 1, CAMERA),
+    "phone": (1, offline.read_photograph, "rocket", 1, partial(offline._phone_shots, 4)),
+    "render": (3, offline._rendered_scene, "render-3", 0, RENDERER),
+} | {
+    f"lab {kind}": (2, offline.read_photograph, "coffee", 0, partial(offline._at_levels, kind, (1, 5)))
+    for kind in ("lens-blur", "color-quantization", "jpeg2000", "denoise", "jitter", "contrast-change")
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLE)
+def test_the_packages_scores_are_those_computed(sample):
+    seed, open_source, name, view, variants_of = SAMPLE[sample]
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), view])
+    reference = offline.cut_view(open_source(name), rng)
+    images = [variant.image for variant in islice(variants_of(reference, rng), 4)]
+    known = offline.shipped_scores()
+    shipped = [known.get(offline.address_of(reference, image), np.nan) for image in images]
+    assert np.isfinite(shipped).mean() > 0.5, "other libraries' pixels: python -m iqa_lib data scores --write"
+    # the last digit depends on the processor: of 2,200 scores 13 differ between AVX2 and AVX-512
+    computed = np.round(offline.surrogate_scores(reference, images), 2)
+    assert np.nanmax(np.abs(computed - shipped)) < 0.011
+
+
+def test_the_package_has_a_score_of_each_image_of_every_dataset_and_none_twice():
+    table = offline._read_scores()
+    assert list(table) == ["image", "pixels", "score"]
+    assert table["pixels"].is_unique and table["score"].between(0, 100).all()
+    counts = table.groupby(table["image"].str.split("/").str[0])["image"].nunique()
+    # as many as are built, less the few of one reference that are the same to the pixel, and a tiny set's own
+    built = {"offline-wild": 1400, "offline-phone": 136, "offline-lab": 500, "offline-render": 168}
+    assert set(counts.index) == {*built, "offline-phone-tiny"}
+    assert all(0.9 * count <= counts[name] <= count for name, count in built.items())
+
+
+def test_scores_are_taken_from_the_package_and_computed_only_where_pixels_differ(tmp_path, capsys):
+    rng = np.random.default_rng([0, zlib.crc32(b"coffee"), 0])
+    reference = offline.cut_view(offline.read_photograph("coffee"), rng)
+    variants = list(offline._phone_shots(1, reference, rng))
+    known = {offline.address_of(reference, variant.image): 12.34 for variant in variants[1:]}
+    job = {"test": ["coffee"]}, 1, offline.read_photograph, [partial(offline._phone_shots, 1)], 0
+    offline.build_views(tmp_path / "mix", *job, known)
+    assert re.search(r"^mix: 1 of 5 scores were computed", capsys.readouterr().err, re.MULTILINE)
+    assert _labels(tmp_path / "mix")["score"].tolist() == [100, *4 * [12.34]]
+    assert list(_labels(tmp_path / "mix")) == COLUMNS
+
+
+def test_one_pixel_less_bright_or_another_original_is_another_address(view):
+    other = view.copy()
+    other[0, 0, 0] ^= 1
+    assert len({offline.address_of(a, b) for a in (view, other) for b in (view, other)}) == 4
+
+
+def test_recomputed_scores_are_compared_with_the_packages_and_written(tmp_path, monkeypatch, tiny):
+    recomputed = offline.recompute_scores(["offline-phone-tiny"])
+    known = offline.shipped_scores()
+    assert recomputed["image"].tolist() == [
+        f"offline-phone-tiny/{os.path.basename(image)[:-4]}"
+        for image in _labels(tiny / "offline-phone")["image"]
+    ]
+    assert (
+        sum(known.get(p) == pytest.approx(s, abs=0.011) for p, s in recomputed[["pixels", "score"]].values)
+        > 4
+    )
+    monkeypatch.setattr(offline, "_scores_file", lambda: tmp_path / "scores.csv")
+    offline.write_scores(recomputed)
+    assert offline.compare_scores(recomputed) == []
+    assert offline.shipped_scores() == dict(zip(recomputed["pixels"], recomputed["score"], strict=True))
+    here = recomputed.iloc[1:].reset_index(drop=True)
+    here.loc[0, "score"] -= 1
+    here.loc[1, "pixels"] = 16 * "0"
+    here.loc[2, ["image", "pixels"]] = "offline-phone-tiny/new", 16 * "1"
+    lines = offline.compare_scores(here)
+    assert re.fullmatch(r"\S+: score \d+\.\d\d, here \d+\.\d\d", lines[0])
+    assert lines[1].endswith(": other pixels than in embedded_scores.csv")
+    assert lines[2] == "offline-phone-tiny/new: not in embedded_scores.csv"
+    assert [line.split(": ")[1] for line in lines[3:]] == 2 * ["in embedded_scores.csv alone"]
+    offline.write_scores(here, add=True)  # what was there stays
+    assert len(offline.shipped_scores()) == len(recomputed) + 2
+    assert [line.split(":")[0] for line in offline.compare_scores(recomputed)] == ["offline-phone-tiny/new"]
+
+
 # scenes
 
 
@@ -187,7 +278,7 @@ def die_in_a_worker(starter, reference, rng):
 
 def test_a_killed_worker_ends_the_building_with_a_message(tmp_path):
     """Last, for it takes its neighbours with it."""
-    parts = 2 * [functools.partial(die_in_a_worker, os.getpid())]
+    parts = 2 * [partial(die_in_a_worker, os.getpid())]
     with pytest.raises(DataError, match=r"worker process that builds 'mine' was killed.*Start it again"):
         offline.build_views(tmp_path / "mine", {"test": ["coffee"]}, 1, offline.read_photograph, parts, 0)
     assert not (tmp_path / "mine" / "labels.csv").exists()

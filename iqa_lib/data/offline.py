@@ -1,7 +1,8 @@
 """Embedded datasets: real photographs and composed scenes, generated faults, scores from full-reference metrics.
 
 The scores are STAND-INS FOR OPINION: a fixed mapping of how far an image is from its undistorted original,
-by VSI, HaarPSI and MDSI (piq). No person rated them; every table and figure made from them says so.
+by VSI, HaarPSI and MDSI (piq). No person rated them; every table and figure made from them says so. Those of the
+embedded datasets come with the package (`shipped_scores`): computing them took most of the time of building.
 
 ``offline-wild`` has a training, a validation and a test part, split by photograph. The others are for
 cross-dataset tests: all their rows are "test", and of contents that no training part here has.
@@ -10,9 +11,12 @@ cross-dataset tests: all their rows are "test", and of contents that no training
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.resources
+import sys
+import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -56,16 +60,27 @@ class Variant(NamedTuple):
 
 
 def build_wild(
-    folder: Path, distorted_per_view: int = 13, views: int = VIEWS, scenes: int = 8, seed: int = 0
-) -> None:
+    folder: Path,
+    distorted_per_view: int = 13,
+    views: int = VIEWS,
+    scenes: int = 8,
+    seed: int = 0,
+    shipped: bool = True,
+) -> pd.DataFrame:
     """Write ``offline-wild``: photographs with one to three faults of a camera, in the order it makes them.
 
     Every builder writes ``images/*.png`` and, last, ``labels.csv``; the same seed gives the same bytes.
+
+    Args:
+        shipped: take the scores that the package has of these very pixels; compute only the others.
+
+    Returns:
+        What ``labels.csv`` has, and ``pixels``, each image's `address_of`.
     """
     sources = {split: names.split() for split, names in PHOTOGRAPHS.items()}
     sources["train"] += [f"scene-{number}" for number in range(scenes)]
     variants = functools.partial(_with_some, distort_like_a_camera, distorted_per_view)
-    build_views(folder, sources, views, _photograph_or_scene, [variants], seed)
+    return build_views(folder, sources, views, _photograph_or_scene, [variants], seed, _known(shipped))
 
 
 def build_phone(
@@ -74,10 +89,13 @@ def build_phone(
     per_shot: int = 4,
     views: int = 2,
     seed: int = 1,
-) -> None:
+    shipped: bool = True,
+) -> pd.DataFrame:
     """Write ``offline-phone``: a telephone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
     variants = functools.partial(_phone_shots, per_shot)
-    build_views(folder, {"test": photographs}, views, read_photograph, [variants], seed)
+    return build_views(
+        folder, {"test": photographs}, views, read_photograph, [variants], seed, _known(shipped)
+    )
 
 
 def build_lab(
@@ -85,26 +103,32 @@ def build_lab(
     photographs: Sequence[str] = TEST_PHOTOGRAPHS,
     levels: Sequence[int] = (1, 2, 3, 4, 5),
     seed: int = 2,
-) -> None:
+    shipped: bool = True,
+) -> pd.DataFrame:
     """Write ``offline-lab``: one view of each photograph under every distortion of KADID-10k at every level.
 
     ``severity`` is the level. As in KADID-10k the references themselves are not among the images. What only
     changes colours leaves the one grey photograph as it is, at 100 points.
     """
     variants = [functools.partial(_at_levels, name, levels) for name in d.DISTORTIONS]
-    build_views(folder, {"test": photographs}, 1, read_photograph, variants, seed)
+    return build_views(folder, {"test": photographs}, 1, read_photograph, variants, seed, _known(shipped))
 
 
 def build_render(
-    folder: Path, scenes: int = 12, views: int = 1, distorted_per_view: int = 13, seed: int = 3
-) -> None:
+    folder: Path,
+    scenes: int = 12,
+    views: int = 1,
+    distorted_per_view: int = 13,
+    seed: int = 3,
+    shipped: bool = True,
+) -> pd.DataFrame:
     """Write ``offline-render``: scenes of generated textures with one to three faults of computer graphics."""
     names = [f"render-{number}" for number in range(scenes)]
     variants = functools.partial(_with_some, distort_like_a_renderer, distorted_per_view)
-    build_views(folder, {"test": names}, views, _rendered_scene, [variants], seed)
+    return build_views(folder, {"test": names}, views, _rendered_scene, [variants], seed, _known(shipped))
 
 
-EMBEDDED: dict[str, Callable[[Path], None]] = {
+EMBEDDED: dict[str, Callable[..., pd.DataFrame]] = {
     "offline-wild": build_wild,
     "offline-phone": build_phone,
     "offline-lab": build_lab,
@@ -123,8 +147,15 @@ def build_views(
     open_source: Callable[[str], np.ndarray],
     parts: list[Callable[[np.ndarray, np.random.Generator], Iterable[Variant]]],
     seed: int,
-) -> None:
+    known: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
     """Views of each split's sources and their variants; a view's ``parts`` are made in parallel.
+
+    Args:
+        known: scores by `address_of` the pixels; what is not among them is computed, and how many, told.
+
+    Returns:
+        The labels that it wrote, and the images' addresses as ``pixels``.
 
     Raises:
         DataError: a worker process was killed.
@@ -138,42 +169,66 @@ def build_views(
         for part in parts
     ]
     work = joblib.Parallel(n_jobs=-1, return_as="generator")(
-        joblib.delayed(_build_view)(folder, *job, open_source, seed) for job in jobs
+        joblib.delayed(_build_view)(folder, *job, open_source, seed, known or {}) for job in jobs
     )
     bar = Progress(work, total=len(jobs), desc=f"building {folder.name}")
     try:
-        rows = [row for rows in bar for row in rows]
+        table = pd.DataFrame([row for rows in bar for row in rows])
     except BrokenProcessPool as error:
         raise DataError(
             f"A worker process that builds '{folder.name}' was killed, most likely because the memory was full. Start "
             f"it again with less beside it, or with fewer workers (LOKY_MAX_CPU_COUNT=1)."
         ) from error
-    paths.write_atomically(folder / "labels.csv", pd.DataFrame(rows).to_csv(index=False))
+    if known is not None and (computed := int((~table["pixels"].isin(list(known))).sum())):
+        print(
+            f"{folder.name}: {computed:,} of {len(table):,} scores were computed, for the package has no score of these "
+            f"pixels: other settings than its own, another processor, or another NumPy, SciPy, Pillow or scikit-image.",
+            file=sys.stderr,
+        )
+    paths.write_atomically(folder / "labels.csv", table.drop(columns="pixels").to_csv(index=False))
+    return table
 
 
-def _build_view(folder: Path, split: str, name: str, view: int, part, open_source, seed: int) -> list[dict]:
-    import torch
-
-    torch.set_num_threads(1)
+def _build_view(
+    folder: Path, split: str, name: str, view: int, part, open_source, seed: int, known: Mapping[str, float]
+) -> list[dict]:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), view])
     reference = cut_view(open_source(name), rng)
     variants = list(part(reference, rng))
-    scores = surrogate_scores(reference, [variant.image for variant in variants])
+    addresses = [address_of(reference, variant.image) for variant in variants]
+    scores = _known_or_computed(reference, [variant.image for variant in variants], addresses, known)
     rows = []
-    for variant, score in zip(variants, scores, strict=True):
+    for variant, address, score in zip(variants, addresses, scores, strict=True):
         file = f"images/{name}-{view}-{variant.label}.png"
         Image.fromarray(variant.image).save(folder / file, compress_level=1)
         rows.append(
             {
                 "image": file,
-                "score": round(score, 2),
+                "score": score,
                 "split": split,
                 "reference": name,
                 "distortion": variant.distortion,
                 "severity": round(variant.severity, 3),
+                "pixels": address,
             }
         )
     return rows
+
+
+def _known_or_computed(
+    reference: np.ndarray, images: list[np.ndarray], addresses: list[str], known: Mapping[str, float]
+) -> list[float]:
+    """Scores to two decimals; torch and piq, seconds of import in each worker, only where one is to be computed."""
+    missing = [place for place, address in enumerate(addresses) if address not in known]
+    scores = [known.get(address) for address in addresses]
+    if missing:
+        import torch
+
+        torch.set_num_threads(1)  # the views are computed in parallel already
+        computed = surrogate_scores(reference, [images[place] for place in missing])
+        for place, score in zip(missing, computed, strict=True):
+            scores[place] = round(score, 2)
+    return scores
 
 
 def _with_some(distort, count: int, reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
@@ -199,6 +254,76 @@ def _at_levels(distortion: str, levels, reference: np.ndarray, rng: np.random.Ge
     for level in levels:
         image = d.distort(reference, distortion, level, seed)
         yield Variant(f"{distortion}-{level}", image, distortion, float(level))
+
+
+# --- the scores that come with the package -----------------------------------------------------------------
+
+# image, pixels (`address_of`), score. An image is listed once for each kind of processor that makes pixels of its own:
+# NumPy rounds otherwise with AVX-512 than without, in one image of 17.
+SCORES = "embedded_scores.csv"
+
+
+def address_of(reference: np.ndarray, image: np.ndarray) -> str:
+    """A hash of both images' pixels, all that a score depends on: another library's other pixels have no score."""
+    digest = hashlib.blake2b(reference.tobytes(), digest_size=8)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def shipped_scores() -> dict[str, float]:
+    """The package's scores of the embedded datasets, by `address_of`."""
+    table = _read_scores()
+    return dict(zip(table["pixels"], table["score"], strict=True))
+
+
+def _known(shipped: bool) -> dict[str, float] | None:
+    return shipped_scores() if shipped else None
+
+
+def _read_scores() -> pd.DataFrame:
+    # as text first: pandas' own reader of numbers may miss the last bit, and an address may look like a number
+    return pd.read_csv(_scores_file(), dtype=str).astype({"score": float})
+
+
+def _scores_file() -> Path:
+    return Path(str(importlib.resources.files("iqa_lib") / SCORES))
+
+
+def recompute_scores(names: Iterable[str] = tuple(EMBEDDED), shipped: bool = False) -> pd.DataFrame:
+    """Build datasets in a folder that is deleted after, and compute all scores: ``image``, ``pixels``, ``score``.
+
+    An image that two datasets have, a tiny and its full one, is listed once.
+
+    Args:
+        shipped: compute only what the package has no score of.
+    """
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            table = EMBEDDED[name](Path(folder) / name, shipped=shipped)
+            table["image"] = [f"{name}/{Path(image).stem}" for image in table["image"]]
+            tables.append(table[["image", "pixels", "score"]])
+    return pd.concat(tables, ignore_index=True).drop_duplicates("pixels")
+
+
+def compare_scores(recomputed: pd.DataFrame) -> list[str]:
+    """What differs between recomputed scores of all datasets and the package's, a line an image."""
+    known, listed = shipped_scores(), set(_read_scores()["image"])
+    lines = []
+    for image, pixels, score in recomputed.itertuples(index=False):
+        if pixels not in known:
+            lines.append(f"{image}: {'other pixels than' if image in listed else 'not'} in {SCORES}")
+        elif known[pixels] != score:
+            lines.append(f"{image}: score {known[pixels]:.2f}, here {score:.2f}")
+    return lines + [f"{image}: in {SCORES} alone" for image in sorted(listed - {*recomputed["image"]})]
+
+
+def write_scores(recomputed: pd.DataFrame, add: bool = False) -> Path:
+    """Make them the package's; ``add``: keep what it has, add those of pixels that it has no score of."""
+    table = pd.concat([_read_scores(), recomputed]).drop_duplicates("pixels") if add else recomputed
+    file = _scores_file()
+    paths.write_atomically(file, table.to_csv(index=False, float_format="%.2f"))
+    return file
 
 
 # --- originals --------------------------------------------------------------------------------------------
