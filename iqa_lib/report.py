@@ -38,7 +38,13 @@ def write_report(notebooks: list, settings: Profile, versions: dict[str, str]) -
     seen: set[str] = set()
     sections = [_section(notebook, seen) for notebook in notebooks]
     path = settings.folder / "report.html"
-    return _write(path, settings, versions=versions, notebooks=sections)
+    return _write(path, settings, versions=versions, notebooks=sections, machines=_machines(settings))
+
+
+def _machines(settings: Profile) -> list[str]:
+    """What the profile's runs were computed on, and in which precision, in words."""
+    facts = [read_json(file) for file in sorted((settings.folder / "store").glob("*/environment.json"))]
+    return sorted({f"{f['machine']}, {f['precision']}" for f in facts if "precision" in f})
 
 
 def write_index(settings: Profile) -> Path:
