@@ -1,7 +1,6 @@
 """The embedded datasets: repeatable, of contents that no training saw, and worse where they say so."""
 
 import filecmp
-import io
 import os
 import re
 import signal
@@ -225,13 +224,6 @@ def test_leaves_are_more_the_smaller_they_are_and_of_the_sizes_promised():
     # density r^-3: each octave holds a quarter of the one below
     assert radii[1] / radii[2] == pytest.approx(4, rel=0.15)
     assert radii[2] / radii[3] == pytest.approx(4, rel=0.25)
-
-
-def test_an_image_is_written_as_it_is(view):
-    for image in (view, view[:1, :1], np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)):
-        written = Image.open(io.BytesIO(offline._png(image)))
-        assert (written.format, written.mode) == ("PNG", "RGB")
-        np.testing.assert_array_equal(np.asarray(written), image)
 
 
 # what is done to the images
