@@ -13,9 +13,9 @@ import sys
 import time
 
 from iqa_lib.data.crops import load_images
-from iqa_lib.explorer import Explorer
+from iqa_lib.explorer.app import Explorer
 from iqa_lib.profile import load_profile
-from iqa_lib.train import train
+from iqa_lib.training.train import train
 
 
 def main() -> None:

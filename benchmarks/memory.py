@@ -59,11 +59,11 @@ def link_images(folder: Path, number: int) -> None:
 
 def report(options: argparse.Namespace) -> None:
     from iqa_lib import machine
-    from iqa_lib.bench import noise_images
     from iqa_lib.data.crops import load_images
     from iqa_lib.profile import Profile
-    from iqa_lib.runs import Run
-    from iqa_lib.train import ImageBatches, Loop, train, train_epoch
+    from iqa_lib.study.complexity import noise_images
+    from iqa_lib.training.runs import Run
+    from iqa_lib.training.train import ImageBatches, Loop, train, train_epoch
 
     settings = Profile(
         profile="benchmark",

@@ -49,9 +49,9 @@ def main() -> None:
 def compare(options: argparse.Namespace) -> None:
     from iqa_lib import machine
     from iqa_lib.data.crops import load_images
-    from iqa_lib.evaluate import predict
     from iqa_lib.profile import Profile
-    from iqa_lib.train import FrozenBatches, ImageBatches, Loop, train_epoch, training_crops
+    from iqa_lib.training.evaluate import predict
+    from iqa_lib.training.train import FrozenBatches, ImageBatches, Loop, train_epoch, training_crops
 
     settings = Profile(
         profile="benchmark",
@@ -202,7 +202,7 @@ class PlainTraining:
 
 
 def start_plain(files: list[str], scores: np.ndarray, settings) -> None:
-    from iqa_lib.train import build_model
+    from iqa_lib.training.train import build_model
 
     global plain_way  # of this process
     plain_way = PlainTraining(build_model(settings), files, scores, settings)

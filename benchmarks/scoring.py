@@ -30,9 +30,9 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from iqa_lib import scoring
 from iqa_lib.data.crops import WorkingSize, grid, read_image
-from iqa_lib.evaluate import EVALUATION_BATCH
+from iqa_lib.scoring import score as scoring
+from iqa_lib.training.evaluate import EVALUATION_BATCH
 
 # Width, height, share: what lies in folders of web pictures and shared photographs; one in ten a phone's original.
 SIZES = [

@@ -9,8 +9,8 @@ _FACE = {
     "SmartIQA": "iqa_lib.models.smart_iqa",
     "HyperIQA": "iqa_lib.models.smart_iqa",
     "load_reference_checkpoint": "iqa_lib.models.checkpoints",
-    "score": "iqa_lib.scoring",
-    "Metric": "iqa_lib.scoring",
+    "score": "iqa_lib.scoring.score",
+    "Metric": "iqa_lib.scoring.score",
 }
 __all__ = list(_FACE)
 

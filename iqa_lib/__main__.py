@@ -87,7 +87,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 def _score(options: argparse.Namespace) -> int:
     import json
 
-    from iqa_lib import scoring
+    from iqa_lib.scoring import score as scoring
 
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)
@@ -151,7 +151,7 @@ def _finetune(options: argparse.Namespace) -> int:
     import yaml
 
     from iqa_lib.profile import load_profile
-    from iqa_lib.workbook import run_workbook
+    from iqa_lib.workbook.runner import run_workbook
 
     own = {
         "profile": options.name,
@@ -176,8 +176,8 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from iqa_lib import scoring
     from iqa_lib.models.export import export_model
+    from iqa_lib.scoring import score as scoring
 
     scorer = scoring.load_scorer(options.model)
     print(f"{scorer.name}: {export_model(scorer.model, scorer.settings, Path(options.file))}")
@@ -232,16 +232,16 @@ def _train(options: argparse.Namespace) -> int:
     if options.seeds:
         options.overrides.append(f"seeds=[{options.seeds}]")
     settings = _settings(options)
-    from iqa_lib import experiments
+    from iqa_lib.study import experiments
 
     names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
     if options.dry_run:
-        from iqa_lib.plan import print_plan
+        from iqa_lib.study.plan import print_plan
 
         print_plan(settings, names, options.run)
         return 0
     if options.engine == "ray":
-        from iqa_lib.cluster import train_on_ray
+        from iqa_lib.study.cluster import train_on_ray
 
         train_on_ray(settings, names, options.run)
     from iqa_lib.metrics import told
@@ -270,7 +270,7 @@ def _add_pretrain(commands: argparse._SubParsersAction) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from iqa_lib import pretrain
+    from iqa_lib.training import pretrain
 
     made = pretrain.make_weights(options.backbone, options.epochs, options.seed, options.pictures)
     for what, file in made.items():
@@ -291,7 +291,8 @@ def _bench(options: argparse.Namespace) -> int:
     settings = _settings(options)
     import subprocess
 
-    from iqa_lib import bench, machine, paths
+    from iqa_lib import machine, paths
+    from iqa_lib.study import complexity as bench
 
     print(f"{settings.profile} on {machine.description()}")
     for table in (
@@ -310,7 +311,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     overrides = _read_overrides(options.overrides)
-    from iqa_lib.workbook import run_workbook
+    from iqa_lib.workbook.runner import run_workbook
 
     return run_workbook(options.profile, overrides, options.only, options.start, options.force)
 

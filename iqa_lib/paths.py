@@ -1,4 +1,6 @@
-"""Where things lie. The checkout by default; the folder named by IQA_HOME where that is set."""
+"""Where things lie, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -6,8 +8,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iqa_lib.errors import StorageError
+
+if TYPE_CHECKING:  # slow to import, and the command line asks for paths first
+    import pandas as pd
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("IQA_HOME") or CHECKOUT).resolve()
@@ -75,3 +81,36 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
         f"{folder} cannot be written: {error.strerror or error}. {way_out}. What was finished before is kept: the "
         f"same command goes on from there."
     )
+
+
+# --- CSV for others to open, in which no text is a formula to a spreadsheet ------------------------------
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Text that would be a formula gets an apostrophe in front, in cells and headings; numbers stay as they are."""
+    return table.map(_harmless).rename(columns=_harmless).to_csv(index=False)
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """What `to_csv` was given, but for carriage returns."""
+    import pandas as pd
+
+    return pd.read_csv(file).map(_as_given).rename(columns=_as_given)
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    text = f"'{cell}" if _is_formula(cell) else cell
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # which alone is put into quotes
+
+
+def _as_given(cell: object) -> object:
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _is_formula(cell) else cell
+
+
+def _is_formula(cell: object) -> bool:
+    """Also behind apostrophes, so that reading back is exact."""
+    return isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA_STARTS)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from iqa_lib import bench
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import ahead
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
+from iqa_lib.study import complexity as bench
+from iqa_lib.training.evaluate import ahead
 
 can_export = pytest.mark.skipif(
     torch.__version__ < "2.7", reason="torch 2.6 cannot write these networks as ONNX"

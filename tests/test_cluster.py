@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from iqa_lib import cluster, experiments, paths, runs
+from iqa_lib import paths
 from iqa_lib.errors import RunError
 from iqa_lib.profile import load_profile
-from iqa_lib.runs import claimed
+from iqa_lib.study import cluster, experiments
+from iqa_lib.training import runs
+from iqa_lib.training.runs import claimed
 
 TRAIN = [sys.executable, "-m", "iqa_lib", "train", "--profile", "smoke", "--experiment", "ablation"]
 HOLD = """
 import pathlib, sys, time
-from iqa_lib.runs import claimed
+from iqa_lib.training.runs import claimed
 with claimed(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

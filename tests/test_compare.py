@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from iqa_lib import compare, experiments, metrics, study
+from iqa_lib import metrics
 from iqa_lib.data.crops import load_images
 from iqa_lib.profile import load_profile
+from iqa_lib.study import exhibits as study
+from iqa_lib.study import experiments
+from iqa_lib.study import published as compare
 
 
 def small(*methods):

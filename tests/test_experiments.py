@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iqa_lib import experiments, plan, study, tables
 from iqa_lib.errors import ProfileError
-from iqa_lib.experiments import EXPERIMENTS, results, settings_of, variants
 from iqa_lib.profile import Profile, load_profile
-from iqa_lib.runs import Run
+from iqa_lib.study import exhibits as study
+from iqa_lib.study import experiments, plan, tables
+from iqa_lib.study.experiments import EXPERIMENTS, results, settings_of, variants
+from iqa_lib.training.runs import Run
 
 PROFILES = ["demo", "biq2021", "paper"]
 
@@ -74,7 +75,7 @@ def test_results_trains_what_is_missing_and_only_that(home, monkeypatch):
     (first,) = results(small(), "main", ["HyperIQA"]).values()
     assert [run.settings.seed for run in first] == [0, 1]
     assert results(small(), "main", train_missing=False).keys() == {"HyperIQA"}
-    monkeypatch.setattr("iqa_lib.train._train", pytest.fail)
+    monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
     (again,) = results(small(), "ablation", ["HyperIQA"]).values()
     assert [run.folder for run in again] == [run.folder for run in first]
 
@@ -101,7 +102,7 @@ def test_images_are_decoded_once_for_each_working_size(home):
 
 
 def test_rebuilding_trains_nothing_and_names_what_is_missing(home, monkeypatch):
-    monkeypatch.setattr("iqa_lib.train._train", pytest.fail)
+    monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
     table = study.rebuild(small()).set_index("experiment")["state"]
     assert set(table.index) == set(study.STUDIES) == set(EXPERIMENTS)
     assert "lacks runs of HyperIQA, SMART-IQA" in table["main"]

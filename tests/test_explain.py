@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from iqa_lib import explain, metrics, paths, tables
+from iqa_lib import metrics, paths
 from iqa_lib.data import offline
 from iqa_lib.data.crops import decode, load_images
 from iqa_lib.errors import ExplainError
-from iqa_lib.evaluate import predict
 from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.train import build_model, train
+from iqa_lib.study import explain, tables
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.train import build_model, train
 
 
 @pytest.fixture

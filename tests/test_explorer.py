@@ -11,14 +11,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from iqa_lib import explain, explorer_drawing, paths
+from iqa_lib import paths
 from iqa_lib.data.crops import load_images
 from iqa_lib.errors import ExplainError
-from iqa_lib.evaluate import ALPHAS, predict
-from iqa_lib.explorer import UPLOADS, Explorer
-from iqa_lib.explorer_answers import Cache, labelled
+from iqa_lib.explorer import drawing as explorer_drawing
+from iqa_lib.explorer.answers import Cache, labelled
+from iqa_lib.explorer.app import UPLOADS, Explorer
 from iqa_lib.profile import load_profile
-from iqa_lib.train import train
+from iqa_lib.study import explain
+from iqa_lib.training.evaluate import ALPHAS, predict
+from iqa_lib.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from scipy.special import expit
 
-from iqa_lib import losses
-from iqa_lib.losses import LOSSES, combined, margin_ranking
+from iqa_lib.training import losses
+from iqa_lib.training.losses import LOSSES, combined, margin_ranking
 
 BATCH_LOSSES = sorted(set(LOSSES) - {"l1", "l2"})
 

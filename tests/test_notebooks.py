@@ -15,8 +15,9 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from iqa_lib import bench, metrics, paths
+from iqa_lib import metrics, paths
 from iqa_lib.profile import Profile
+from iqa_lib.study import complexity as bench
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
 VERDICTS = [metrics.HOLDS, metrics.HOLDS_NOT, metrics.UNTOLD]

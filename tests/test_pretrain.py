@@ -21,10 +21,10 @@ from iqa_lib.errors import DataError
 from iqa_lib.models.backbones import WEIGHTS_HERE, Backbone, weights_fingerprint
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.runs import Run
+from iqa_lib.training.runs import Run
 
 SCRIPT = (
-    "import sys; from pathlib import Path; from iqa_lib.pretrain import pretrain; "
+    "import sys; from pathlib import Path; from iqa_lib.training.pretrain import pretrain; "
     "print(pretrain('swin_test', Path(sys.argv[1]), epochs=3))"
 )
 
@@ -145,7 +145,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(few_pictures, tmp_path
 
 @pytest.mark.slow
 def test_the_command_makes_both_files_that_the_package_ships(few_pictures, home, monkeypatch):
-    from iqa_lib import pretrain
+    from iqa_lib.training import pretrain
 
     shutil.copytree(few_pictures / "set", home / "data/pretraining")
     monkeypatch.setattr(pretrain, "HEAD", {**pretrain.HEAD, "epochs": 1})

@@ -23,10 +23,10 @@ import iqa_lib
 from iqa_lib import __main__
 from iqa_lib.data.crops import grid, load_images
 from iqa_lib.errors import CheckpointError, DataError, RunError
-from iqa_lib.evaluate import predict
 from iqa_lib.models.smart_iqa import HyperIQA, SmartIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.scoring import Metric, find_images, load_scorer, score, score_all
+from iqa_lib.scoring.score import Metric, find_images, load_scorer, score, score_all
+from iqa_lib.training.evaluate import predict
 
 CROP = 64
 

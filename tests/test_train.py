@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, grid, load_images
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import predict
 from iqa_lib.models import smart_iqa
 from iqa_lib.profile import load_profile
-from iqa_lib.runs import Run
-from iqa_lib.train import (
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.runs import Run
+from iqa_lib.training.train import (
     FrozenBatches,
     ImageBatches,
     Loop,
@@ -101,7 +101,7 @@ def test_a_training_step_never_waits_for_the_device(home, options):
 
 def test_the_same_settings_are_trained_once(home, monkeypatch):
     first = train(load_profile("smoke"))
-    monkeypatch.setattr("iqa_lib.train._train", pytest.fail)
+    monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
     assert train(load_profile("smoke")).folder == first.folder
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from iqa_lib import __main__, paths
-from iqa_lib.workbook import run_workbook
+from iqa_lib.workbook.runner import run_workbook
 
-# A stand-in for iqa_lib.outputs.record, which takes seconds to import: the runner reads the file alone.
+# A stand-in for iqa_lib.study.page.record, which takes seconds to import: the runner reads the file alone.
 RECORD = """
 import json, os, pathlib
 def record(name, headline="fine", **more):
@@ -162,7 +162,7 @@ def test_a_users_mistake_in_a_notebook_exits_2(study):
 def test_the_librarys_own_record_is_accepted(study):
     study.write(
         "01_a",
-        "from iqa_lib.outputs import record\nfrom iqa_lib.profile import Profile\n"
+        "from iqa_lib.study.page import record\nfrom iqa_lib.profile import Profile\n"
         'settings = Profile.from_notebook(globals())\nrecord(settings, "01_a", f"{settings.epochs} epochs")',
     )
     code, told = study.run({"epochs": 7})

@@ -34,7 +34,7 @@ SOURCES_AT_ONCE = 8  # an interrupted build loses at most these
 
 def listed() -> pd.DataFrame:
     """The wallpapers: Debian ``package``, ``file`` below /usr/share, ``author``, ``licence``; and our ``name``."""
-    table = pd.read_csv(resources.files("iqa_lib") / LIST)
+    table = pd.read_csv(resources.files("iqa_lib.data") / LIST)
     return table.assign(name=[_name(place) for place in range(len(table))])
 
 

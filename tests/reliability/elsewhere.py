@@ -11,11 +11,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PRELOADED = [
-    "iqa_lib.experiments",
-    "iqa_lib.train",
-    "iqa_lib.pretrain",
-    "iqa_lib.workbook",
-    "iqa_lib.explorer",
+    "iqa_lib.study.experiments",
+    "iqa_lib.training.train",
+    "iqa_lib.training.pretrain",
+    "iqa_lib.workbook.runner",
+    "iqa_lib.explorer.app",
 ]
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(PRELOADED)

@@ -16,7 +16,7 @@ from test_workbook import Study
 
 from iqa_lib import paths
 from iqa_lib.profile import load_profile
-from iqa_lib.scoring import IMAGES_AT_ONCE
+from iqa_lib.scoring.score import IMAGES_AT_ONCE
 
 KILLS = 20
 TRIED = "SIGKILL at random moments, started again"
@@ -34,7 +34,7 @@ def undisturbed(home, work, *arguments):
 
 
 def train_smoke(options):
-    from iqa_lib.train import train
+    from iqa_lib.training.train import train
 
     train(load_profile("smoke", epochs=5, train_crops=1, **options))
 
@@ -80,8 +80,8 @@ def cache_features():
     from accelerate.utils import set_seed
 
     from iqa_lib.data.crops import load_images, random_crops
-    from iqa_lib.evaluate import crop_features
-    from iqa_lib.train import build_model
+    from iqa_lib.training.evaluate import crop_features
+    from iqa_lib.training.train import build_model
 
     settings = load_profile("smoke", freeze_backbone=True)
     images = load_images(settings)

@@ -194,7 +194,7 @@ def test_a_folder_that_is_deleted_under_way(record, homes, undisturbed):
 
 
 def train_on_a_slow_disk():
-    from iqa_lib import runs
+    from iqa_lib.training import runs
 
     sync, runs.LEASE = paths.sync, 3.0
     paths.sync = lambda path: (time.sleep(4 if "state.pt" in path.name else 0), sync(path))
@@ -202,7 +202,7 @@ def train_on_a_slow_disk():
 
 
 def train_at_the_same_time():
-    from iqa_lib import runs
+    from iqa_lib.training import runs
 
     runs.LEASE = 3.0
     return command(*TRAIN, "epochs=2")

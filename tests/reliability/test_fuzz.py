@@ -35,14 +35,14 @@ from iqa_lib.__main__ import main
 from iqa_lib.data import catalog, crops, download
 from iqa_lib.data.download import unpack
 from iqa_lib.errors import WorkbookError
-from iqa_lib.exported_csv import read_csv
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
-from iqa_lib.outputs import save_figure, save_table
+from iqa_lib.paths import read_csv
 from iqa_lib.profile import Profile, load_profile
-from iqa_lib.report import read_json
-from iqa_lib.runs import Run
-from iqa_lib.scoring import Scorer
+from iqa_lib.scoring.score import Scorer
+from iqa_lib.study.page import save_figure, save_table
+from iqa_lib.training.runs import Run
+from iqa_lib.workbook.report import read_json
 
 AT_LEAST = 20_000  # different inputs in all
 Read = Callable[[Path], object]

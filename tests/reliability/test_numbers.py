@@ -7,13 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
-from iqa_lib import SmartIQA, figures, losses, metrics, outputs, report, study, tables
+from iqa_lib import SmartIQA, metrics
 from iqa_lib.data.crops import load_images
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import predict
 from iqa_lib.profile import load_profile
-from iqa_lib.runs import Run
-from iqa_lib.train import train
+from iqa_lib.study import exhibits as study
+from iqa_lib.study import figures, tables
+from iqa_lib.study import page as outputs
+from iqa_lib.training import losses
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.runs import Run
+from iqa_lib.training.train import train
+from iqa_lib.workbook import report
 
 # --- a loss that is none ----------------------------------------------------------------------------------
 

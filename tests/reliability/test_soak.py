@@ -41,8 +41,8 @@ def used():
 
 def drive_the_explorer():
     from iqa_lib.data.crops import load_images
-    from iqa_lib.explorer import Explorer
-    from iqa_lib.train import train
+    from iqa_lib.explorer.app import Explorer
+    from iqa_lib.training.train import train
 
     settings = load_profile("smoke", epochs=1)
     images = load_images(settings)
@@ -106,7 +106,7 @@ def test_an_explorer_driven_at_random(record, homes):
 
 
 def score_in_a_loop(model):
-    from iqa_lib.scoring import load_scorer, score
+    from iqa_lib.scoring.score import load_scorer, score
 
     scorer, memory = load_scorer(model), []
     photographs = [data.coffee(), data.chelsea(), data.astronaut(), *data.lfw_subset()[:5]]

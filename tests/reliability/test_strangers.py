@@ -17,8 +17,8 @@ from iqa_lib.errors import CheckpointError, RunError, WeightsError
 from iqa_lib.models import backbones
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.profile import load_profile
-from iqa_lib.runs import Run
-from iqa_lib.train import train
+from iqa_lib.training.runs import Run
+from iqa_lib.training.train import train
 
 
 class Attack:
@@ -225,7 +225,7 @@ def test_a_state_that_is_not_this_runs_is_refused(home, record):
     settings = load_profile("smoke")
     images = load_images(settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("iqa_lib.train._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("iqa_lib.training.train._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):  # after the last epoch: its state is there
             train(settings, images)
     (file,) = home.glob("runs/smoke/store/*/state.pt")

@@ -11,7 +11,7 @@ from test_workbook import Study
 from iqa_lib import paths
 from iqa_lib.data.crops import load_images
 from iqa_lib.profile import load_profile
-from iqa_lib.runs import Run
+from iqa_lib.training.runs import Run
 
 ROUNDS = 3
 STORED = [

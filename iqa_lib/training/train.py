@@ -35,7 +35,12 @@ from iqa_lib import machine, metrics, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, load_images, page_locked, random_crops
 from iqa_lib.errors import CheckpointError, RunError
-from iqa_lib.evaluate import (
+from iqa_lib.models.hypernet import PooledStages
+from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
+from iqa_lib.models.tensors import read_without_running, require_same_tensors
+from iqa_lib.profile import Profile
+from iqa_lib.progress import Progress
+from iqa_lib.training.evaluate import (
     Crop,
     ahead,
     crop_features,
@@ -44,13 +49,8 @@ from iqa_lib.evaluate import (
     stages_from_cache,
     stages_of,
 )
-from iqa_lib.losses import combined
-from iqa_lib.models.hypernet import PooledStages
-from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
-from iqa_lib.models.tensors import read_without_running, require_same_tensors
-from iqa_lib.profile import Profile
-from iqa_lib.progress import Progress
-from iqa_lib.runs import MODEL, STATE, Run, claimed
+from iqa_lib.training.losses import combined
+from iqa_lib.training.runs import MODEL, STATE, Run, claimed
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1

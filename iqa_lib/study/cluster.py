@@ -10,12 +10,13 @@ import os
 import platform
 from collections.abc import Iterable
 
-from iqa_lib import experiments, paths
+from iqa_lib import paths
 from iqa_lib.data.crops import load_images
 from iqa_lib.errors import DataError, RunError, WorkbookError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import STATE, Run, claimed
+from iqa_lib.study import experiments
+from iqa_lib.training.runs import STATE, Run, claimed
 
 RETRIES = 3  # of a run whose machine was lost; it goes on from its last epoch where the store is shared
 
@@ -87,7 +88,7 @@ def _train_there(settings: Profile, data_fingerprint: str) -> tuple[dict[str, by
     """In a worker: the finished run's files by name, or what a person should know. The latter is not tried again."""
     import torch
 
-    from iqa_lib.train import train
+    from iqa_lib.training.train import train
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray's share
     try:

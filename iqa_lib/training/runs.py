@@ -3,7 +3,7 @@
 ``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``,
 ``predictions.parquet``, the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, last of all, ``result.json``: without it the run is not
 complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores lies there too,
-without a model (`iqa_lib.compare`).
+without a model (`iqa_lib.study.published`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import pandas as pd
 
 from iqa_lib import paths
 from iqa_lib.errors import RunError
-from iqa_lib.outputs import remember_run
 from iqa_lib.profile import Profile
+from iqa_lib.study.page import remember_run
 
 # Keys that do not change what a run learns or predicts: of the study around it, and of how it is computed.
 NOT_PART_OF_A_RUN = {

@@ -19,7 +19,7 @@ from iqa_lib.data.crops import ImageSet
 from iqa_lib.errors import WeightsError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import StoredRun
+from iqa_lib.training.runs import StoredRun
 
 
 class PublishedMethod(StoredRun):

@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from iqa_lib import machine, paths
 from iqa_lib.data.crops import WorkingSize, grid, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError
-from iqa_lib.evaluate import EVALUATION_BATCH, on_every_core, stages_of
-from iqa_lib.exported_csv import to_csv
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
+from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import MODEL, Run
+from iqa_lib.training.evaluate import EVALUATION_BATCH, on_every_core, stages_of
+from iqa_lib.training.runs import MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
 
@@ -348,7 +348,7 @@ def save_map(scorer: Scorer, file: Path, target: Path, title: str) -> None:
     """Write a PNG of the photograph beside its local quality (`explain.quality_map`)."""
     import matplotlib.pyplot as plt
 
-    from iqa_lib import explain, figures
+    from iqa_lib.study import explain, figures
 
     with quiet_pillow():
         pixels_HWC = read_image(file, WorkingSize.for_profile(scorer.settings))

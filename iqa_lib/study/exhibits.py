@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from iqa_lib import experiments, figures, metrics, outputs, tables
-from iqa_lib.compare import published_methods
+from iqa_lib import metrics
 from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import score_random_crops, test_on
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run, StoredRun
+from iqa_lib.study import experiments, figures, tables
+from iqa_lib.study import page as outputs
+from iqa_lib.study.published import published_methods
+from iqa_lib.training.evaluate import score_random_crops, test_on
+from iqa_lib.training.runs import Run, StoredRun
 
 Runs = dict[str, list[StoredRun]]
 

@@ -26,14 +26,14 @@ from iqa_lib import machine, metrics, paths
 from iqa_lib.data.crops import ImageSet, load_images, random_crops
 from iqa_lib.data.offline import VIEW
 from iqa_lib.data.pictures import PACKAGES_FOLDER, build
-from iqa_lib.evaluate import ahead
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.models.hybrid import HybridSwin
 from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import MODEL, STATE, claimed, environment
-from iqa_lib.train import save_state, train
+from iqa_lib.training.evaluate import ahead
+from iqa_lib.training.runs import MODEL, STATE, claimed, environment
+from iqa_lib.training.train import save_state, train
 
 TEACHER = "tf_efficientnet_lite0"
 CROP = 192

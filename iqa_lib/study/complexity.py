@@ -23,17 +23,19 @@ import torch
 from torch import Tensor
 from torch.utils import benchmark
 
-from iqa_lib import experiments, machine, metrics, study, tables
+from iqa_lib import machine, metrics
 from iqa_lib.data.crops import ImageSet, grid_crops
 from iqa_lib.errors import RunError
-from iqa_lib.evaluate import EVALUATION_BATCH, predict, stages_of
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
-from iqa_lib.plan import size_of
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run
-from iqa_lib.train import ImageBatches, Loop, build_model, train_epoch, training_crops
+from iqa_lib.study import exhibits as study
+from iqa_lib.study import experiments, tables
+from iqa_lib.study.plan import size_of
+from iqa_lib.training.evaluate import EVALUATION_BATCH, predict, stages_of
+from iqa_lib.training.runs import Run
+from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RATED_BATCHES = (1, 8)

@@ -13,9 +13,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from iqa_lib import explain, metrics
+from iqa_lib import metrics
 from iqa_lib.data.crops import ImageSet
 from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.study import explain
 
 COLOURS = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": COLOURS[0], "val": COLOURS[1], "test": COLOURS[2]}

@@ -13,7 +13,7 @@ from typing import Any
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run
+from iqa_lib.training.runs import Run
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def results(
     Raises:
         ProfileError: unknown experiment or variant.
     """
-    from iqa_lib.train import train
+    from iqa_lib.training.train import train
 
     chosen = variants(settings, experiment, only)
     images = Images(settings)

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from iqa_lib import experiments
 from iqa_lib.data import catalog
 from iqa_lib.errors import DataError
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run
-from iqa_lib.train import build_model
+from iqa_lib.study import experiments
+from iqa_lib.training.runs import Run
+from iqa_lib.training.train import build_model
 
 # FLOP/s that training is assumed to sustain in bf16: a good tenth of a data-centre card's peak
 GPU_RATE = 60e12

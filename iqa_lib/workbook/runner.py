@@ -34,7 +34,7 @@ from iqa_lib.data import catalog
 from iqa_lib.errors import DataError, ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
-from iqa_lib.report import read_json, write_report
+from iqa_lib.workbook.report import read_json, write_report
 
 # ipykernel warns about its TCP sockets at every start, and calls its own shutdown an error now and then.
 QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
@@ -149,7 +149,7 @@ def run_workbook(
 
 
 def _run_all(everything, chosen, settings: Profile, parameters, force, console: Console) -> int:
-    library = _digest(*sorted(Path(__file__).parent.rglob("*.py")))
+    library = _digest(*sorted(Path(__file__).parents[1].rglob("*.py")))
     progress_file = settings.folder / "progress.json"
     selected = [n for n in everything if n.name in chosen]
     board = Board(selected, progress_file)

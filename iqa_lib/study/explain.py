@@ -23,12 +23,12 @@ from torch import Tensor
 from iqa_lib.data.crops import ImageSet, grid, grid_crops
 from iqa_lib.data.distortions import distort
 from iqa_lib.errors import ExplainError
-from iqa_lib.evaluate import ALPHAS, EVALUATION_BATCH, maps_of, stage_batches, stages_of
 from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import StageAttention, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
+from iqa_lib.training.evaluate import ALPHAS, EVALUATION_BATCH, maps_of, stage_batches, stages_of
 
 NEARLY_ALL = 0.9  # more weight than this on one stage
 Corner = tuple[int, int]  # top, left in px

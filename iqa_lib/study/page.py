@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from iqa_lib import paths
-from iqa_lib.exported_csv import to_csv
+from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
 
 _saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}

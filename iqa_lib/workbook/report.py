@@ -14,11 +14,12 @@ from markupsafe import Markup
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from iqa_lib import outputs, paths
-from iqa_lib.exported_csv import read_csv
+from iqa_lib import paths
 from iqa_lib.metrics import told
+from iqa_lib.paths import read_csv
 from iqa_lib.profile import Profile
-from iqa_lib.runs import commit
+from iqa_lib.study import page as outputs
+from iqa_lib.training.runs import commit
 
 TABLE_ROWS = 30
 SHOWN_WIDTH = 1400  # px, of a figure on the page; its file has 300 dpi

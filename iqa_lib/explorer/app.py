@@ -23,16 +23,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from iqa_lib import explorer_drawing as drawing
 from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.errors import ExplainError, WorkbookError
-from iqa_lib.evaluate import ALPHAS
-from iqa_lib.explorer_answers import Answers, Picture, Request, Score, digest, labelled, read_upload
-from iqa_lib.exported_csv import to_csv
+from iqa_lib.explorer import drawing
+from iqa_lib.explorer.answers import Answers, Picture, Request, Score, digest, labelled, read_upload
+from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run
+from iqa_lib.training.evaluate import ALPHAS
+from iqa_lib.training.runs import Run
 
 LEVELS = range(6)  # 0: the image as it is
 UPLOADS = 12  # that stay in the list of images

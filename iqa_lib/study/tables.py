@@ -9,16 +9,17 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from iqa_lib import explain, metrics
+from iqa_lib import metrics
 from iqa_lib.data.crops import ImageSet, read_sizes
-from iqa_lib.evaluate import laplacian_variance
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run
+from iqa_lib.study import explain
+from iqa_lib.training.evaluate import laplacian_variance
+from iqa_lib.training.runs import Run
 
 
 def paper(name: str) -> pd.DataFrame:
     """A table of the SMART-IQA paper, such as ``training_log_base``; reference only, never a result."""
-    return pd.read_csv(importlib.resources.files("iqa_lib") / "paper" / f"{name}.csv")
+    return pd.read_csv(importlib.resources.files("iqa_lib.study") / "paper" / f"{name}.csv")
 
 
 def datasets(sets: dict[str, ImageSet]) -> pd.DataFrame:

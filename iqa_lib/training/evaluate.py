@@ -18,16 +18,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from iqa_lib import features, machine, paths
+from iqa_lib import machine, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, grid_crops, in_order, page_locked, random_crops
-from iqa_lib.features import Features
 from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.runs import Run
+from iqa_lib.training import features
+from iqa_lib.training.features import Features
+from iqa_lib.training.runs import Run
 
 Crop = tuple[int, int, int, bool]
 # Crops through a backbone at once: a core's caches hold the maps of few.

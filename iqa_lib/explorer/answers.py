@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iqa_lib import explain
-from iqa_lib import explorer_drawing as drawing
 from iqa_lib.data.crops import decode
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.errors import DataError, ImageError
-from iqa_lib.evaluate import ALPHAS
+from iqa_lib.explorer import drawing
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
-from iqa_lib.runs import Run
+from iqa_lib.study import explain
+from iqa_lib.training.evaluate import ALPHAS
+from iqa_lib.training.runs import Run
 
 CACHE_BYTES = 256_000_000
 STRIDE, MOST_CROPS = 48, 400  # of the quality map; a panorama gets a coarser one
