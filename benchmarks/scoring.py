@@ -112,7 +112,7 @@ def compare(files: list[Path]) -> None:
 
 def measure(scorer: scoring.Scorer, part: list[Path], batch: torch.Tensor) -> dict[str, float]:
     """Seconds of each way for these photographs."""
-    working_size = WorkingSize.for_profile(scorer.settings)
+    working_size = WorkingSize.of_settings(scorer.settings)
     decoded = [read_image(file, working_size) for file in part]
     crops = sum(len(grid(*image.shape[:2], scorer.settings.crop_size)) for image in decoded)
     batches = range(round(crops / len(batch)))

@@ -96,7 +96,9 @@ def _score(options: argparse.Namespace) -> int:
     else:
         table = scoring.score_all(scorer, files, len(files)).round(4)
     if options.map:
-        scoring.save_maps(scorer, table, Path(options.map))
+        from iqa_lib.study import maps
+
+        maps.save_maps(scorer, table, Path(options.map))
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
@@ -176,11 +178,14 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from iqa_lib.data.crops import WorkingSize
     from iqa_lib.models.export import export_model
     from iqa_lib.scoring import score as scoring
 
     scorer = scoring.load_scorer(options.model)
-    print(f"{scorer.name}: {export_model(scorer.model, scorer.settings, Path(options.file))}")
+    print(
+        f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}"
+    )
     if scorer.settings.precision != "float32":
         print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
     return 0
@@ -248,7 +253,7 @@ def _train(options: argparse.Namespace) -> int:
 
     for name in names:
         for label, runs in experiments.results(settings, name, options.run).items():
-            scores = ", ".join(told(run.result["test"]["SRCC"]["value"], ".4f") for run in runs)
+            scores = ", ".join(told(run.srcc, ".4f") for run in runs)
             print(f"{name}: {label}: test SRCC {scores}")
     from accelerate import PartialState
 

@@ -14,17 +14,12 @@ from iqa_lib import paths
 from iqa_lib.errors import ProfileError
 
 
-class Profile(BaseModel):
-    """A study's settings; every field is a key of the YAML file and a papermill parameter."""
+class DataSettings(BaseModel):
+    """Which images, and how they are decoded and split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    profile: str = Field(
-        pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME"
-    )
-    # data
     dataset: str = Field(description="name in the catalog, or the path of your own CSV or JSON labels")
-    test_datasets: tuple[str, ...] = Field((), description="other datasets that 05_cross_dataset tests on")
     data_folder: str | None = Field(None, description="where datasets lie; null: data/ of this workbook")
     score_range: tuple[float, float] = Field(
         (0.0, 100.0), description="worst and best score in the labels of your own CSV"
@@ -34,25 +29,36 @@ class Profile(BaseModel):
         384, ge=32, description="longest allowed short side in px; larger images are reduced"
     )
     crop_size: int = Field(224, ge=32, description="side of the square crops in px")
-    # model
+    protocol: Literal["honest", "paper"] = Field(
+        "honest", description="paper: its code's faults included, to reproduce its numbers"
+    )
+
+    @field_validator("score_range")
+    @classmethod
+    def _spans_a_scale(cls, score_range: tuple[float, float]) -> tuple[float, float]:
+        if score_range[0] == score_range[1]:
+            raise ValueError("the worst and the best score must differ")
+        return score_range
+
+    @property
+    def data(self) -> DataSettings:
+        """The part that images depend on."""
+        return DataSettings(**{key: getattr(self, key) for key in DataSettings.model_fields})
+
+
+class RunSettings(DataSettings):
+    """One training: its images, model and optimisation."""
+
+    profile: str = Field(
+        pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME"
+    )
     method: Literal["smart_iqa", "hyper_iqa"] = "smart_iqa"
     backbone: str = Field(description="a timm model, with its weights' tag")
     pretrained: bool | str = Field(True, description="true, false, or the path of a weights file")
     use_attention: bool = True
     use_multiscale: bool = True
     use_hyper: bool = Field(True, description="false: one fixed regressor in place of the hyper-network's")
-    backbone_tiny: str | None = Field(None, description="the sizes of 03_model_sizes; null leaves one out")
-    backbone_small: str | None = None
-    backbone_base: str | None = Field(None, description="also the ablation's; null: the one above")
-    backbone_hyper_iqa: str = "resnet50.tv_in1k"
-    hyper_iqa_recipe: Literal["same", "published"] = Field(
-        "same", description="train HyperIQA by these settings, or by those its authors published"
-    )
-    backbone_controls: tuple[str, ...] = Field(
-        (), description="more backbones for 03_model_sizes, as controls"
-    )
     freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
-    # training
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     train_crops: int = Field(20, ge=1, description="random crops per training image and epoch")
@@ -70,36 +76,39 @@ class Profile(BaseModel):
     colour_jitter: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share"
     )
-    protocol: Literal["honest", "paper"] = Field(
-        "honest", description="paper: its code's faults included, to reproduce its numbers"
-    )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it, else float32"
     )
     compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
     seed: int = Field(0, ge=0, lt=2**32)
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
-    # statistics
-    compare_methods: tuple[str, ...] = Field(
-        (), description="metrics of pyiqa, scored on the same test images"
-    )
-    bootstrap_samples: int = Field(1000, ge=100)
-
-    # the batch runner
-    cell_timeout: int | None = Field(
-        None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"
-    )
-
-    @field_validator("score_range")
-    @classmethod
-    def _spans_a_scale(cls, score_range: tuple[float, float]) -> tuple[float, float]:
-        if score_range[0] == score_range[1]:
-            raise ValueError("the worst and the best score must differ")
-        return score_range
 
     @property
     def folder(self) -> Path:
         return paths.RUNS / self.profile
+
+
+class Profile(RunSettings):
+    """A study's settings; every field is a key of the YAML file and a papermill parameter."""
+
+    test_datasets: tuple[str, ...] = Field((), description="other datasets that 05_cross_dataset tests on")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
+    backbone_tiny: str | None = Field(None, description="the sizes of 03_model_sizes; null leaves one out")
+    backbone_small: str | None = None
+    backbone_base: str | None = Field(None, description="also the ablation's; null: the profile's backbone")
+    backbone_controls: tuple[str, ...] = Field(
+        (), description="more backbones for 03_model_sizes, as controls"
+    )
+    backbone_hyper_iqa: str = "resnet50.tv_in1k"
+    hyper_iqa_recipe: Literal["same", "published"] = Field(
+        "same", description="train HyperIQA by these settings, or by those its authors published"
+    )
+    compare_methods: tuple[str, ...] = Field(
+        (), description="metrics of pyiqa, scored on the same test images"
+    )
+    bootstrap_samples: int = Field(1000, ge=100)
+    cell_timeout: int | None = Field(
+        None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"
+    )
 
     @property
     def figures(self) -> Path:

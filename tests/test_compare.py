@@ -39,9 +39,7 @@ class TestWithPyiqa:
         test = scored["piqe"].test
         assert not reasons and len(test) == len(images.rows("test"))
         assert (test["prediction"] <= 0).all()  # PIQE counts faults: turned round, higher is better
-        assert scored["piqe"].result["test"]["SRCC"]["value"] == metrics.srcc(
-            test["prediction"], test["score"]
-        )
+        assert scored["piqe"].srcc == metrics.srcc(test["prediction"], test["score"])
 
         exhibits = study.main_result(settings, experiments.results(settings, "main"))
         row = exhibits["sota_table"][0].set_index("method").loc["piqe"]

@@ -96,7 +96,7 @@ def test_a_plan_for_the_paper_needs_neither_data_nor_weights(home):
 
 
 def test_images_are_decoded_once_for_each_working_size(home):
-    images = experiments.Images(small())
+    images = experiments.Images()
     assert images.of(small()) is images.of(small().model_copy(update={"loss": "l2", "seed": 3}))
     assert images.of(small()) is not images.of(small().model_copy(update={"resolution": 96}))
 

@@ -52,8 +52,8 @@ def test_a_run_is_complete_and_can_be_read_back(home, options):
     assert attention == (["alpha1", "alpha2", "alpha3", "alpha4"] if with_attention else [])
     if with_attention:
         np.testing.assert_allclose(run.predictions[attention].sum(axis=1), 1, rtol=1e-5)
-    srcc = run.result["test"]["SRCC"]
-    assert -1 <= srcc["low"] <= srcc["value"] <= srcc["high"] <= 1
+    srcc = run.measure(100)["SRCC"]
+    assert -1 <= srcc.low <= srcc.value <= srcc.high <= 1 and srcc.value == run.srcc
 
 
 def test_a_training_killed_right_after_its_result_leaves_no_state_behind(home):
@@ -263,7 +263,7 @@ def test_the_papers_protocol_chooses_on_the_test_set_and_validates_on_nothing(ho
     assert not any(c.startswith("val") for c in run.epochs)
     assert run.result["best_epoch"] == run.epochs["test_srcc"].idxmax() + 1
     assert set(run.predictions["split"]) == {"test"}
-    assert run.result["test"]["SRCC"]["value"] == pytest.approx(run.epochs["test_srcc"].max())
+    assert run.srcc == pytest.approx(run.epochs["test_srcc"].max())
     assert len(load_images(settings).rows("train")) == len(images.rows("train")) + len(images.rows("val"))
 
 
@@ -271,9 +271,7 @@ def test_the_honest_protocol_notes_the_test_set_and_chooses_without_it(home):
     epochs = train(load_profile("smoke", epochs=3)).epochs
     run = train(load_profile("smoke", epochs=3))
     assert run.result["best_epoch"] == epochs["val_srcc"].idxmax() + 1
-    assert run.result["test"]["SRCC"]["value"] == pytest.approx(
-        epochs["test_srcc"][run.result["best_epoch"] - 1], abs=1e-6
-    )
+    assert run.srcc == pytest.approx(epochs["test_srcc"][run.result["best_epoch"] - 1], abs=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])

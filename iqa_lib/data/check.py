@@ -13,7 +13,7 @@ from PIL import Image
 
 from iqa_lib.data import catalog, crops
 from iqa_lib.errors import DataError
-from iqa_lib.profile import Profile
+from iqa_lib.profile import DataSettings
 from iqa_lib.progress import Progress
 
 
@@ -62,7 +62,7 @@ def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
     return f"from {dataset.source}"
 
 
-def check(name: str, settings: Profile) -> Report:
+def check(name: str, settings: DataSettings) -> Report:
     """Read all labels and decode every image of a dataset; gather all faults instead of stopping at one.
 
     Args:

@@ -33,7 +33,7 @@ from torch import Tensor
 from iqa_lib import paths
 from iqa_lib.data import catalog
 from iqa_lib.errors import DataError, ImageError
-from iqa_lib.profile import Profile
+from iqa_lib.profile import DataSettings, Profile
 from iqa_lib.progress import Progress
 
 COPIED_AT_ONCE = 1 << 26  # bytes of pixels on their way to a device
@@ -120,7 +120,7 @@ def page_locked(tensor: Tensor) -> Tensor:
 
 
 def load_images(
-    settings: Profile, dataset: str | None = None, test_only: bool = False, verify: bool = False
+    settings: DataSettings, dataset: str | None = None, test_only: bool = False, verify: bool = False
 ) -> ImageSet:
     """A dataset of the profile, decoded; from the cache in ``data/cache`` where it was decoded before.
 
@@ -172,7 +172,7 @@ FORMAT = 3  # goes into the cache's name: raise it whenever `decode` gives other
 PIXELS_IN_FLIGHT = 120_000_000  # decoded at the same time, at 4 to 9 bytes each: this bounds the memory
 
 
-def decode_to_cache(files: list[str], title: str, settings: Profile, verify: bool) -> Path:
+def decode_to_cache(files: list[str], title: str, settings: DataSettings, verify: bool) -> Path:
     """The folder with these images decoded at working size; decodes what is not there yet.
 
     A run that was killed goes on where it stopped: ``journal.csv`` has a line (height, width, CRC-32) for every
@@ -183,7 +183,7 @@ def decode_to_cache(files: list[str], title: str, settings: Profile, verify: boo
         DataError: too little space; or images that cannot be decoded, all of them named.
     """
     stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
-    size = WorkingSize.for_profile(settings)
+    size = WorkingSize.of_settings(settings)
     state = (FORMAT, stat, size.resolution, size.crop_size, *["portrait"] * size.portrait)
     key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     folder = paths.DATA / "cache" / "-".join([*re.findall(r"[\w.]+", title), key])
@@ -448,7 +448,7 @@ class WorkingSize(NamedTuple):
     portrait: bool = False
 
     @classmethod
-    def for_profile(cls, settings: Profile) -> WorkingSize:
+    def of_settings(cls, settings: DataSettings) -> WorkingSize:
         return cls(settings.resolution, settings.crop_size, settings.protocol == "paper")
 
     def of(self, height: int, width: int) -> tuple[int, int]:

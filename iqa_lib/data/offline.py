@@ -286,7 +286,7 @@ def _read_scores() -> pd.DataFrame:
 
 
 def _scores_file() -> Path:
-    return Path(str(importlib.resources.files("iqa_lib") / SCORES))
+    return Path(str(importlib.resources.files("iqa_lib.data") / SCORES))
 
 
 def recompute_scores(names: Iterable[str] = tuple(EMBEDDED), shipped: bool = False) -> pd.DataFrame:

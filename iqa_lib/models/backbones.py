@@ -12,6 +12,7 @@ import importlib
 import logging
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -24,18 +25,54 @@ from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_t
 
 STRIDES = (4, 8, 16, 32)
 
-# Shapes of this project's own: timm architecture and what differs from its default.
+# The paper's own; whatever is used in their place is called a stand-in.
+PAPERS = {
+    "swin_tiny_patch4_window7_224": "Swin-T",
+    "swin_small_patch4_window7_224": "Swin-S",
+    "swin_base_patch4_window7_224": "Swin-B",
+    "resnet50": "ResNet-50",
+}
+
+
+class OwnShape(NamedTuple):
+    """A shape of this project's own: timm architecture, what differs from its default, and what it is."""
+
+    architecture: str
+    options: dict[str, Any]
+    what: str
+
+
 OWN_SHAPES = {
-    "swin_test": (
+    "swin_test": OwnShape(
         "swin_tiny_patch4_window7_224",
         {"embed_dim": 16, "depths": (2, 2, 6, 2), "num_heads": (1, 2, 4, 8), "window_size": 4},
+        "a Swin of 0.8 M parameters for tests",
     ),
-    "swin_nano_plain": (
+    "swin_nano_plain": OwnShape(
         "swin_tiny_patch4_window7_224",
         {"embed_dim": 48, "depths": (2, 2, 4, 2), "num_heads": (3, 6, 12, 24), "window_size": 6},
+        "a Swin of 6 M parameters",
     ),
-    "swin_nano": ("tf_efficientnet_lite0", {}),  # with attention in it, see `models/hybrid.py`
+    # with attention in it, see `models/hybrid.py`
+    "swin_nano": OwnShape("tf_efficientnet_lite0", {}, "EfficientNet-Lite0 under Swin blocks"),
 }
+
+
+def _shape(name: str) -> OwnShape:
+    return OWN_SHAPES.get(name, OwnShape(name, {}, name))
+
+
+def stands_in(name: str) -> bool:
+    """Whether this backbone is none of the paper's."""
+    return name.split(".")[0] not in PAPERS
+
+
+def what_it_is(name: str) -> str:
+    """A backbone's name in a sentence."""
+    if name in OWN_SHAPES:
+        return f"{name}, {OWN_SHAPES[name].what},"
+    return PAPERS.get(name.split(".")[0], name)
+
 
 WEIGHTS_HERE = Path(__file__).parent / "weights"  # of own shapes, with their model cards
 
@@ -82,8 +119,7 @@ class Backbone(nn.Module):
             )
         self.channels: list[int] = [info.channels()[i] for i in self._levels]
         self._nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
-        architecture, _ = OWN_SHAPES.get(name, (name, {}))
-        cfg = timm.get_pretrained_cfg(architecture)
+        cfg = timm.get_pretrained_cfg(_shape(name).architecture)
         # The side of the only square it takes; None where any size of image will do.
         self.input_size: int | None = image_size if cfg.fixed_input_size else None
         self.register_buffer("mean", torch.tensor(cfg.mean).view(1, 3, 1, 1), persistent=False)
@@ -120,7 +156,7 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path_rate: float) -> nn.Module:
-    architecture, _ = OWN_SHAPES.get(name, (name, {}))
+    architecture = _shape(name).architecture
     _require_known(architecture)
     options = _options(name, image_size) | {"drop_path_rate": drop_path_rate}
     if pretrained is not False:
@@ -147,7 +183,7 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
 
 def _options(name: str, image_size: int) -> dict:
     """With which timm builds the feature backbone."""
-    architecture, options = OWN_SHAPES.get(name, (name, {}))
+    architecture, options, _ = _shape(name)
     size = {"img_size": image_size} if timm.get_pretrained_cfg(architecture).fixed_input_size else {}
     return {**options, **size, "features_only": True}
 
@@ -193,7 +229,7 @@ def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file
     """timm leaves a feature backbone at random where tensors are missing: here they are named instead."""
     whole = _whole(name, options)
     expected = whole.state_dict()
-    features = timm.create_model(OWN_SHAPES.get(name, (name, {}))[0], **options)
+    features = timm.create_model(_shape(name).architecture, **options)
     kept = {_flat(key) for key in features.state_dict()}
 
     def needed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -214,8 +250,9 @@ def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file
 
 def _whole(name: str, options: dict) -> nn.Module:
     """The network that a feature backbone is a part of."""
-    architecture, _ = OWN_SHAPES.get(name, (name, {}))
-    return timm.create_model(architecture, **{k: v for k, v in options.items() if k != "features_only"})
+    return timm.create_model(
+        _shape(name).architecture, **{k: v for k, v in options.items() if k != "features_only"}
+    )
 
 
 def _flat(key: str) -> str:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from iqa_lib import paths
 from iqa_lib.errors import RunError
 from iqa_lib.models.smart_iqa import BlindIQA
-from iqa_lib.profile import Profile
 
 INPUT, OUTPUT = "crops", "score"
 
@@ -81,16 +80,18 @@ KEEPING_ASPECT = (
 PORTRAIT = "Resize it (bicubic, antialiased), whatever its shape, to {resolution} px wide and a third taller."
 
 
-def export_model(model: BlindIQA, settings: Profile, path: Path) -> Path:
+def export_model(
+    model: BlindIQA, path: Path, resolution: int, crop_size: int, portrait: bool = False
+) -> Path:
     """As `to_onnx`, at one stroke, with what a user must do before and after as the file's metadata."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        written = onnx.load(to_onnx(model, unfinished, settings.crop_size))
+        written = onnx.load(to_onnx(model, unfinished, crop_size))
     finally:
         unfinished.unlink(missing_ok=True)
-    sizes = {"resolution": settings.resolution, "crop": settings.crop_size}
-    resize = PORTRAIT if settings.protocol == "paper" else KEEPING_ASPECT
+    sizes = {"resolution": resolution, "crop": crop_size}
+    resize = PORTRAIT if portrait else KEEPING_ASPECT
     told = {**sizes, "prepare": PREPARE.format(**sizes, resize=resize.format(**sizes))}
     onnx.helper.set_model_props(written, {key: str(value) for key, value in told.items()})
     paths.write_atomically(path, written.SerializeToString())

@@ -13,10 +13,8 @@ import copy
 import functools
 import glob
 import hashlib
-import io
 import itertools
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -308,7 +306,7 @@ def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[
     for place, (number, source) in enumerate(group):
         name, fault = str(source) if isinstance(source, str | Path) else number, ""
         try:
-            pixels_HWC = read_image(_as_image(source), WorkingSize.for_profile(scorer.settings))
+            pixels_HWC = read_image(_as_image(source), WorkingSize.of_settings(scorer.settings))
         except ImageError as error:
             fault = error.reason
         else:
@@ -342,31 +340,6 @@ def _as_image(source: Source) -> str | Path | Image.Image:
         raise ImageError(
             "an array", f"is {source.dtype} of shape {source.shape}, not uint8 (H, W), (H, W, 3) or (H, W, 4)"
         ) from None
-
-
-def save_map(scorer: Scorer, file: Path, target: Path, title: str) -> None:
-    """Write a PNG of the photograph beside its local quality (`explain.quality_map`)."""
-    import matplotlib.pyplot as plt
-
-    from iqa_lib.study import explain, figures
-
-    with quiet_pillow():
-        pixels_HWC = read_image(file, WorkingSize.for_profile(scorer.settings))
-    quality_HW = explain.quality_map(scorer.settings, scorer.model, pixels_HWC)
-    figure = figures.quality_beside(pixels_HWC, quality_HW, title)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    plt.close(figure)
-    paths.write_atomically(target, content.getvalue())
-
-
-def save_maps(scorer: Scorer, table: pd.DataFrame, folder: Path) -> None:
-    """`save_map` of every scored file of ``table`` (`score_all`), under its path below their common folder."""
-    scored = table[table["fault"] == ""]
-    common = os.path.commonpath([Path(name).absolute().parent for name in scored["image"]] or ["."])
-    for row in Progress(list(scored.itertuples()), desc="quality maps"):
-        below = Path(row.image).absolute().relative_to(common)
-        save_map(scorer, Path(row.image), folder / f"{below}.png", f"{below}: {row.score:.1f}")
 
 
 # --- among other metrics ----------------------------------------------------------------------------------
@@ -422,7 +395,7 @@ class Metric(nn.Module):
 
     def _differentiable(self, images_N3HW: Tensor) -> Tensor:
         size = self.scorer.settings.crop_size
-        wanted = WorkingSize.for_profile(self.scorer.settings).of(*images_N3HW.shape[-2:])
+        wanted = WorkingSize.of_settings(self.scorer.settings).of(*images_N3HW.shape[-2:])
         pixels = images_N3HW * 255
         if pixels.shape[-2:] != wanted:
             pixels = F.interpolate(pixels, wanted, mode="bicubic", antialias=True).clamp(0, 255)

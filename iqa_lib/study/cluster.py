@@ -73,7 +73,7 @@ def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | 
 
 
 def _missing(settings: Profile, names: Iterable[str], only: Iterable[str] | None) -> list[Run]:
-    images, found = experiments.Images(settings), {}
+    images, found = experiments.Images(), {}
     for name in names:
         for variant in experiments.variants(settings, name, only):
             for seed in variant.seeds or settings.seeds:

@@ -17,9 +17,10 @@ from iqa_lib import metrics
 from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.errors import RunError
+from iqa_lib.models.backbones import stands_in, what_it_is
 from iqa_lib.profile import Profile
 from iqa_lib.study import experiments, figures, tables
-from iqa_lib.study import page as outputs
+from iqa_lib.study.page import Page, styled
 from iqa_lib.study.published import published_methods
 from iqa_lib.training.evaluate import score_random_crops, test_on
 from iqa_lib.training.runs import Run, StoredRun
@@ -370,9 +371,7 @@ def protocol(settings: Profile, runs: Runs) -> Exhibits:
 
 def _points(runs: Runs) -> dict[str, np.ndarray]:
     """Each variant's test SRCC, one per seed."""
-    return {
-        label: np.array([r.result["test"]["SRCC"]["value"] for r in group]) for label, group in runs.items()
-    }
+    return {label: np.array([run.srcc for run in group]) for label, group in runs.items()}
 
 
 STUDIES: dict[str, Callable[[Profile, Runs], Exhibits]] = {
@@ -398,14 +397,15 @@ def label(settings: Profile) -> str:
     parts = [f"{dataset.title}, {dataset.scores}"]
     if settings.freeze_backbone:
         parts.append("frozen backbone")
-    if "swin" not in (settings.backbone_base or settings.backbone):
-        parts.append(f"stand-in backbones ({settings.backbone_base or settings.backbone} for Swin)")
+    base = settings.backbone_base or settings.backbone
+    if stands_in(base):
+        parts.append(f"stand-in backbones ({what_it_is(base)} for Swin)")
     if settings.protocol == "paper":
         parts.append("PAPER'S PROTOCOL: epoch chosen on the test set")
     return "; ".join(parts)
 
 
-def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict[str, pd.DataFrame]:
+def show(page: Page, experiment: str, train_missing: bool = True) -> dict[str, pd.DataFrame]:
     """Train what is missing, save and display every exhibit of an experiment; returns its tables.
 
     A table without rows (no claim to judge) is left out.
@@ -415,7 +415,10 @@ def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict
     """
     from IPython.display import display
 
+    settings = page.settings
     runs = experiments.results(settings, experiment, train_missing=train_missing)
+    for run in itertools.chain.from_iterable(runs.values()):
+        page.uses(run)
     chosen = experiments.variants(settings, experiment)
     lacking = [v.label for v in chosen if len(runs.get(v.label, [])) < len(v.seeds or settings.seeds)]
     if lacking:
@@ -424,16 +427,18 @@ def show(settings: Profile, experiment: str, train_missing: bool = True) -> dict
             f"python -m iqa_lib train --profile {settings.profile} --experiment {experiment}"
         )
     found = {}
+    if experiment == "main":
+        for method in published_methods(settings, load_images(settings))[0].values():
+            page.uses(method)
     for name, (content, caption) in STUDIES[experiment](settings, runs).items():
         if isinstance(content, pd.DataFrame) and content.empty:
             continue
         if isinstance(content, pd.DataFrame):
             caption = " ".join([f"{caption}.", *_legend(content), f"{label(settings)}."])
-            outputs.save_table(settings, content, name, caption)
-            found[name] = content
-            display(outputs.styled(content, caption))
+            found[name] = page.save(content, name, caption)
+            display(styled(content, caption))
         else:
-            display(outputs.save_figure(settings, content, name, f"{caption}. {label(settings)}."))
+            display(page.save(content, name, f"{caption}. {label(settings)}."))
     return found
 
 
@@ -446,12 +451,12 @@ def _legend(table: pd.DataFrame) -> list[str]:
     return []
 
 
-def rebuild(settings: Profile) -> pd.DataFrame:
+def rebuild(page: Page) -> pd.DataFrame:
     """Every exhibit again from the run store, training nothing; which experiments were there, which lack runs."""
     lines = []
     for experiment in STUDIES:
         try:
-            found = show(settings, experiment, train_missing=False)
+            found = show(page, experiment, train_missing=False)
             lines.append({"experiment": experiment, "state": "rebuilt", "verdicts": count_verdicts(found)})
         except RunError as error:
             lines.append({"experiment": experiment, "state": str(error), "verdicts": "–"})

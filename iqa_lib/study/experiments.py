@@ -12,7 +12,7 @@ from typing import Any
 
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.errors import ProfileError
-from iqa_lib.profile import Profile
+from iqa_lib.profile import DataSettings, Profile
 from iqa_lib.training.runs import Run
 
 
@@ -173,16 +173,15 @@ def settings_of(settings: Profile, variant: Variant, seed: int) -> Profile:
 
 
 class Images:
-    """The profile's images, decoded once for each working size that the variants ask for."""
+    """The images of a study's variants, loaded once for all that ask for the same."""
 
-    def __init__(self, settings: Profile):
-        self._settings, self._sets = settings, {}
+    def __init__(self):
+        self._sets: dict[DataSettings, ImageSet] = {}
 
-    def of(self, settings: Profile) -> ImageSet:
-        key = (settings.resolution, settings.crop_size, settings.protocol)
-        if key not in self._sets:
-            self._sets[key] = load_images(settings)
-        return self._sets[key]
+    def of(self, settings: DataSettings) -> ImageSet:
+        if settings.data not in self._sets:
+            self._sets[settings.data] = load_images(settings)
+        return self._sets[settings.data]
 
 
 def results(
@@ -203,7 +202,7 @@ def results(
     from iqa_lib.training.train import train
 
     chosen = variants(settings, experiment, only)
-    images = Images(settings)
+    images = Images()
     found: dict[str, list[Run]] = {}
     for variant in chosen:
         for seed in variant.seeds or settings.seeds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,31 +14,59 @@ from pandas.io.formats.style import Styler
 from iqa_lib import paths
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
+from iqa_lib.training.runs import StoredRun
 
-_saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}
-
-
-def save_figure(settings: Profile, figure: Figure, name: str, caption: str, data: pd.DataFrame | None = None):
-    """Write ``figures/<profile>/NAME.pdf``, ``.png`` and, with ``data``, ``.csv``; returns the figure."""
-    target = settings.figures / name
-    for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}.items():
-        content = io.BytesIO()
-        figure.savefig(content, format=suffix[1:], bbox_inches="tight", **options)
-        paths.write_atomically(target.with_suffix(suffix), content.getvalue())
-    if data is not None:
-        paths.write_atomically(target.with_suffix(".csv"), to_csv(data))
-    plt.close(figure)
-    _remember("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png"))})
-    return figure
+AnyRun = TypeVar("AnyRun", bound=StoredRun)
 
 
-def save_table(settings: Profile, table: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
-    """Write ``figures/<profile>/NAME.csv`` and ``.tex`` (`to_latex`); returns the table to show."""
-    target = settings.figures / f"{name}.csv"
-    paths.write_atomically(target, to_csv(table))
-    paths.write_atomically(target.with_suffix(".tex"), to_latex(table, name, caption))
-    _remember("tables", {"name": name, "caption": caption, "file": str(target)})
-    return table
+class Page:
+    """One notebook's figures, tables, runs and result, and the files that the runner and the report read.
+
+    Args:
+        notebook: its name, such as ``02_ablation``.
+    """
+
+    def __init__(self, settings: Profile, notebook: str):
+        self.settings, self.notebook = settings, notebook
+        self.saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}
+
+    def save(
+        self, exhibit: Figure | pd.DataFrame, name: str, caption: str, data: pd.DataFrame | None = None
+    ) -> Figure | pd.DataFrame:
+        """Write a figure as ``figures/<profile>/NAME.pdf`` and ``.png``, a table as ``.csv`` and ``.tex``; returns it.
+
+        Args:
+            data: what a figure shows, for a ``.csv`` beside it.
+        """
+        target = self.settings.figures / f"{name}.csv"
+        if isinstance(exhibit, pd.DataFrame):
+            paths.write_atomically(target, to_csv(exhibit))
+            paths.write_atomically(target.with_suffix(".tex"), to_latex(exhibit, name, caption))
+            self._note("tables", {"name": name, "caption": caption, "file": str(target)})
+            return exhibit
+        for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}.items():
+            content = io.BytesIO()
+            exhibit.savefig(content, format=suffix[1:], bbox_inches="tight", **options)
+            paths.write_atomically(target.with_suffix(suffix), content.getvalue())
+        if data is not None:
+            paths.write_atomically(target, to_csv(data))
+        plt.close(exhibit)
+        self._note("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png"))})
+        return exhibit
+
+    def uses(self, run: AnyRun) -> AnyRun:
+        """Note that this notebook reads the run: the runner redoes the notebook when the run is gone."""
+        self._note("runs", {"name": str(run.folder), "file": f"{run.folder}/result.json"})
+        return run
+
+    def finish(self, headline: str, **numbers: Any) -> None:
+        """Write ``runs/<profile>/results/NOTEBOOK.json``: proof that the notebook came to its end."""
+        result = {"notebook": self.notebook, "headline": headline, "numbers": numbers, **self.saved}
+        path = self.settings.folder / "results" / f"{self.notebook}.json"
+        paths.write_atomically(path, json.dumps(result, indent=1))
+
+    def _note(self, kind: str, entry: dict[str, Any]) -> None:
+        self.saved[kind] = [e for e in self.saved[kind] if e["name"] != entry["name"]] + [entry]
 
 
 LIMITS = ("95 % low", "95 % high")
@@ -108,24 +136,3 @@ def _intervals_in_brackets(cells: pd.DataFrame, alignment: str) -> tuple[pd.Data
     limits = " [" + cells[LIMITS[0]] + ", " + cells[LIMITS[1]] + "]"
     merged = cells.assign(**{value: cells[value] + limits.where(known, "")}).drop(columns=list(LIMITS))
     return merged.rename(columns={value: f"{value} [95 %]"}), alignment[:low] + alignment[low + 2 :]
-
-
-def remember_run(folder: str) -> None:
-    """Note that this notebook read that run, so the runner redoes the notebook when the run is gone."""
-    _remember("runs", {"name": folder, "file": f"{folder}/result.json"})
-
-
-def record(settings: Profile, notebook: str, headline: str, **numbers: Any) -> None:
-    """Write ``runs/<profile>/results/NOTEBOOK.json``: proof that the notebook came to its end."""
-    result = {"notebook": notebook, "headline": headline, "numbers": numbers, **_saved}
-    path = settings.folder / "results" / f"{notebook}.json"
-    paths.write_atomically(path, json.dumps(result, indent=1))
-
-
-def saved() -> dict[str, list[dict[str, Any]]]:
-    """What this process saved so far, as in a result file."""
-    return _saved
-
-
-def _remember(kind: str, entry: dict[str, Any]) -> None:
-    _saved[kind] = [e for e in _saved[kind] if e["name"] != entry["name"]] + [entry]

@@ -36,7 +36,7 @@ def plan(settings: Profile, names: list[str], only: list[str] | None = None) -> 
 
     Runs that an earlier row lists already cost nothing. Without the dataset the published number of images counts.
     """
-    images, seen, lines = experiments.Images(settings), set(), []
+    images, seen, lines = experiments.Images(), set(), []
     for name in names:
         for variant in experiments.variants(settings, name, only):
             cost = _cost(experiments.settings_of(settings, variant, 0), images)

@@ -111,17 +111,18 @@ def _written(value: bool | float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def result_on_test(run: Run, images: ImageSet) -> pd.DataFrame:
+def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
     """Each metric with its 95 % interval, the model beside the no-training baseline."""
     rows = images.rows("test")
     baseline = metrics.bootstrap(
         lambda x, y: abs(metrics.srcc(x, y)),
         laplacian_variance(images, rows),
         images.scores(rows),
-        resamples=run.settings.bootstrap_samples,
+        resamples=resamples,
     )
     lines = [
-        {"model": "trained", "metric": name, **interval} for name, interval in run.result["test"].items()
+        {"model": "trained", "metric": name, **interval._asdict()}
+        for name, interval in run.measure(resamples).items()
     ]
     lines.append({"model": "variance of the Laplacian (no training)", "metric": "SRCC", **baseline._asdict()})
     table = pd.DataFrame(lines).round(4)

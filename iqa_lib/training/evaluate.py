@@ -24,7 +24,7 @@ from iqa_lib.data.crops import ImageSet, grid_crops, in_order, page_locked, rand
 from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
-from iqa_lib.profile import Profile
+from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training import features
 from iqa_lib.training.features import Features
@@ -39,7 +39,7 @@ ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weight
 PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
 
 
-def evaluation_crops(settings: Profile, images: ImageSet, rows: np.ndarray, draw: int = 0) -> list[Crop]:
+def evaluation_crops(settings: RunSettings, images: ImageSet, rows: np.ndarray, draw: int = 0) -> list[Crop]:
     """A fixed grid that covers each image; under the ``paper`` protocol 20 random crops, others in each draw."""
     if settings.protocol == "honest":
         return grid_crops(images, rows, settings.crop_size)
@@ -48,14 +48,14 @@ def evaluation_crops(settings: Profile, images: ImageSet, rows: np.ndarray, draw
 
 
 def draw_crops(
-    settings: Profile, images: ImageSet, rows: np.ndarray, per_image: int, draw: int
+    settings: RunSettings, images: ImageSet, rows: np.ndarray, per_image: int, draw: int
 ) -> list[Crop]:
     rng = np.random.default_rng([settings.seed, draw, per_image])
     return random_crops(images, rows, per_image, settings.crop_size, rng, flip=False)
 
 
 def crop_features(
-    settings: Profile,
+    settings: RunSettings,
     model: BlindIQA,
     images: ImageSet,
     crops: list[Crop],
@@ -89,7 +89,7 @@ def crop_features(
     return features.cached(key, packed_size(model.backbone.channels), listing, compute)
 
 
-def maps_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> list[Tensor]:
+def maps_of(settings: RunSettings, model: BlindIQA, crops_BCHW: Tensor) -> list[Tensor]:
     """The backbone's four feature maps of uint8 crops, in the profile's precision."""
     device = model.backbone.mean.device
     with machine.autocast(settings.precision, device):
@@ -97,13 +97,13 @@ def maps_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> list[Tens
         return model.backbone(image.contiguous(memory_format=torch.channels_last))
 
 
-def stages_of(settings: Profile, model: BlindIQA, crops_BCHW: Tensor) -> PooledStages:
+def stages_of(settings: RunSettings, model: BlindIQA, crops_BCHW: Tensor) -> PooledStages:
     """What the head reads of uint8 crops: float32, whatever the backbone's precision."""
     return pool_stages(maps_of(settings, model, crops_BCHW)).float()
 
 
 def predict(
-    settings: Profile,
+    settings: RunSettings,
     model: BlindIQA,
     images: ImageSet,
     rows: np.ndarray,
@@ -121,7 +121,7 @@ def predict(
 
 
 def predict_crops(
-    settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
+    settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
 ) -> pd.DataFrame:
     """As `predict`, of each crop, with the ``row`` of its image."""
     scores, alphas = [], []
@@ -167,7 +167,7 @@ test_on.__test__ = False  # pytest takes the name for a test's
 
 
 def stage_batches(
-    settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
+    settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str
 ) -> Iterator[PooledStages]:
     """What the head reads of each batch of crops, in order; from the cache where the backbone is frozen."""
     kept = crop_features(settings, model, images, crops, what) if settings.freeze_backbone else None
@@ -186,7 +186,7 @@ def stage_batches(
 
 
 def through_backbone(
-    settings: Profile, model: BlindIQA, read: Callable[[Any], Tensor], items: Iterable
+    settings: RunSettings, model: BlindIQA, read: Callable[[Any], Tensor], items: Iterable
 ) -> Iterator[PooledStages]:
     """`stages_of` the crops ``read`` of each item, in order and without gradients; reading never halts the backbone."""
 

@@ -29,7 +29,7 @@ from iqa_lib.data.pictures import PACKAGES_FOLDER, build
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.models.hybrid import HybridSwin
 from iqa_lib.models.tensors import read_without_running
-from iqa_lib.profile import Profile
+from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.evaluate import ahead
 from iqa_lib.training.runs import MODEL, STATE, claimed, environment
@@ -110,9 +110,9 @@ def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     return folder
 
 
-def settings_for(backbone: str, labels: Path) -> Profile:
+def settings_for(backbone: str, labels: Path) -> RunSettings:
     """How the training set is decoded."""
-    return Profile(
+    return RunSettings(
         profile="pretraining", dataset=str(labels), backbone=backbone, resolution=VIEW[1], crop_size=CROP
     )
 

@@ -20,34 +20,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import filelock
 import pandas as pd
 
-from iqa_lib import paths
+from iqa_lib import metrics, paths
 from iqa_lib.errors import RunError
-from iqa_lib.profile import Profile
-from iqa_lib.study.page import remember_run
+from iqa_lib.profile import RunSettings
 
-# Keys that do not change what a run learns or predicts: of the study around it, and of how it is computed.
-NOT_PART_OF_A_RUN = {
-    "profile",
-    "data_folder",
-    "test_datasets",
-    "seeds",
-    "bootstrap_samples",
-    "compare_methods",
-    "compile",
-    "hyper_iqa_recipe",
-    "cell_timeout",
-    *(key for key in Profile.model_fields if key.startswith("backbone_")),
-}
-
+# Settings that change neither what a run learns nor what it predicts; its images have a fingerprint.
+NOT_IDENTITY = {"profile", "data_folder", "compile"}
+IDENTITY = RunSettings.model_fields.keys() - NOT_IDENTITY
 # As ``run.json`` has them.
 DEFAULTS = {
     key: list(field.default) if isinstance(field.default, tuple) else field.default
-    for key, field in Profile.model_fields.items()
+    for key, field in RunSettings.model_fields.items()
     if not field.is_required()
 }
 
@@ -114,16 +101,27 @@ class StoredRun:
 
     @property
     def result(self) -> dict:
-        """What the run found; numbers that are undefined are NaN.
+        """What is known beside the predictions: ``parameters``, ``best_epoch``, ``epochs``, the ``logistic``'s parameters.
 
         Raises:
             RunError: the file is damaged.
         """
         with self._readable("result.json") as path:
             found = json.loads(path.read_text(encoding="utf-8"))
-            for interval in found["test"].values():
-                float(interval["value"]), float(interval["low"]), float(interval["high"])
+            found["parameters"] = int(found["parameters"])
+            found["logistic"] = found.get("logistic") and [float(value) for value in found["logistic"]]
             return found
+
+    def measure(self, resamples: int) -> dict[str, metrics.Interval]:
+        """Agreement on the test split, from the predictions: each metric with its interval (`metrics.report`)."""
+        test = self.test
+        return metrics.report(test["prediction"], test["score"], self.result["logistic"], resamples)
+
+    @property
+    def srcc(self) -> float:
+        """On the test split; NaN where it is undefined."""
+        test = self.test
+        return float(metrics.srcc(test["prediction"], test["score"]))
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -175,19 +173,15 @@ class StoredRun:
                 f" Remove the folder {self.folder}: the run is then trained again when it is next wanted."
             ) from error
 
-    def remember(self) -> Self:
-        remember_run(str(self.folder))
-        return self
-
 
 class Run(StoredRun):
     """One trained model with all that is known of it; ``folder`` holds the files."""
 
-    def __init__(self, settings: Profile, data_fingerprint: str):
+    def __init__(self, settings: RunSettings, data_fingerprint: str):
         from iqa_lib.models.backbones import weights_fingerprint
 
         self.settings = settings
-        config = settings.model_dump(exclude=NOT_PART_OF_A_RUN, mode="json")
+        config = settings.model_dump(include=IDENTITY, mode="json")
         config["data_fingerprint"] = data_fingerprint
         if weights := weights_fingerprint(settings.backbone, settings.pretrained):
             config["weights_fingerprint"] = weights
@@ -210,8 +204,8 @@ class Run(StoredRun):
             raise RunError(f"The run in {folder} is not complete: start its training again, it goes on.")
         try:
             config = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            known = {key: value for key, value in config.items() if key in Profile.model_fields}
-            settings = Profile(**known, profile=folder.resolve().parent.parent.name)
+            known = {key: value for key, value in config.items() if key in RunSettings.model_fields}
+            settings = RunSettings(**known, profile=folder.resolve().parent.parent.name)
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise RunError(f"{folder / 'run.json'} is not that of a trained run: {error}") from error
         run = cls.__new__(cls)
@@ -249,11 +243,7 @@ class Run(StoredRun):
 
 def _identity(config: dict) -> dict:
     """What makes a run this run: its settings less those at their defaults, so that a new key changes no old run."""
-    return {
-        key: value
-        for key, value in config.items()
-        if key not in NOT_PART_OF_A_RUN and not (key in DEFAULTS and value == DEFAULTS[key])
-    }
+    return {key: value for key, value in config.items() if not (key in DEFAULTS and value == DEFAULTS[key])}
 
 
 def _of_an_earlier_version(store: Path, name: str, config: dict) -> Path | None:

@@ -38,7 +38,7 @@ from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
-from iqa_lib.profile import Profile
+from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.evaluate import (
     Crop,
@@ -63,7 +63,7 @@ LOWER_THE_RATE = (
 PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
 
 
-def train(settings: Profile, images: ImageSet | None = None) -> Run:
+def train(settings: RunSettings, images: ImageSet | None = None) -> Run:
     """The run of these settings: read from the store if complete, else trained, or trained to its end.
 
     Raises:
@@ -75,6 +75,8 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
     """
     images = images or load_images(settings)
     run = Run(settings, images.fingerprint)
+    if run.complete and not (run.folder / STATE).is_file():
+        return run
     accelerator = Accelerator()
     if accelerator.num_processes > 1 and (settings.loss not in PER_IMAGE_LOSSES or settings.ranking_weight):
         raise RunError(
@@ -89,10 +91,10 @@ def train(settings: Profile, images: ImageSet | None = None) -> Run:
             _wait_for_the_others(accelerator)
         if accelerator.is_main_process:  # also after a process that was killed between its result and this
             (run.folder / STATE).unlink(missing_ok=True)
-    return run.remember()
+    return run
 
 
-def build_model(settings: Profile) -> BlindIQA:
+def build_model(settings: RunSettings) -> BlindIQA:
     common = {
         "backbone": settings.backbone,
         "pretrained": settings.pretrained,
@@ -104,7 +106,7 @@ def build_model(settings: Profile) -> BlindIQA:
     return SmartIQA(**parts, **common)
 
 
-def _train(run: Run, settings: Profile, images: ImageSet, accelerator: Accelerator) -> None:
+def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accelerator) -> None:
     started = time.monotonic()
     set_seed(settings.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
@@ -236,7 +238,9 @@ class ImageBatches:
         names: the image that each crop is of.
     """
 
-    def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int):
+    def __init__(
+        self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int
+    ):
         self.settings, self.model, self.images, self.crops, self.epoch = settings, model, images, crops, epoch
         rows = np.array([crop[0] for crop in crops])
         self.labels, self.names = images.scores(rows), images.table["image"].iloc[rows]
@@ -259,7 +263,7 @@ class FrozenBatches(ImageBatches):
     Where no cache can be kept, the frozen backbone computes the same anew.
     """
 
-    def __init__(self, settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray):
+    def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray):
         crops = training_crops(settings, images, rows, np.random.default_rng(CACHED_EPOCHS))
         super().__init__(settings, model, images, crops, CACHED_EPOCHS)
         self.features = crop_features(
@@ -283,14 +287,14 @@ class FrozenBatches(ImageBatches):
 class Loop:
     """What a training epoch changes, and how."""
 
-    settings: Profile
+    settings: RunSettings
     model: BlindIQA
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     accelerator: Accelerator
 
     @classmethod
-    def start(cls, settings: Profile, images: ImageSet, accelerator: Accelerator | None = None) -> Loop:
+    def start(cls, settings: RunSettings, images: ImageSet, accelerator: Accelerator | None = None) -> Loop:
         """Before the first step."""
         accelerator, rows = accelerator or Accelerator(), images.rows("train")
         model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
@@ -380,13 +384,15 @@ def _refuse_predictions(predicted: pd.Series, names: pd.Series, loop: Loop, epoc
     )
 
 
-def training_crops(settings: Profile, images: ImageSet, rows: np.ndarray, rng: np.random.Generator) -> list:
+def training_crops(
+    settings: RunSettings, images: ImageSet, rows: np.ndarray, rng: np.random.Generator
+) -> list:
     return random_crops(
         images, rows, settings.train_crops, settings.crop_size, rng, settings.flip, settings.random_crop
     )
 
 
-def _optimizer(model: BlindIQA, settings: Profile) -> torch.optim.Optimizer:
+def _optimizer(model: BlindIQA, settings: RunSettings) -> torch.optim.Optimizer:
     groups = [{"params": list(model.head.parameters()), "lr": settings.learning_rate_head}]
     if settings.freeze_backbone:
         model.backbone.requires_grad_(False)
@@ -396,7 +402,7 @@ def _optimizer(model: BlindIQA, settings: Profile) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
-def _schedule(settings: Profile, optimizer: torch.optim.Optimizer, batches: int) -> list:
+def _schedule(settings: RunSettings, optimizer: torch.optim.Optimizer, batches: int) -> list:
     """Per parameter group: the factor of its learning rate at a step. Warm-up, then cosine to a share of the start.
 
     Under ``paper`` no warm-up, and every rate ends at 1e-6: the backbone's, which begins lower, rises.
@@ -465,7 +471,7 @@ def _save_model(model: BlindIQA, folder: Path) -> None:
 
 def _score_best(
     run: Run,
-    settings: Profile,
+    settings: RunSettings,
     images: ImageSet,
     rows_of: dict[str, np.ndarray],
     epoch: int,
@@ -488,7 +494,7 @@ def _score_best(
 
 def _finish(
     run: Run,
-    settings: Profile,
+    settings: RunSettings,
     images: ImageSet,
     scored: dict[str, pd.DataFrame],
     best: dict,
@@ -502,14 +508,10 @@ def _finish(
         split: labels.iloc[images.rows(split)].reset_index(drop=True).join(table)
         for split, table in scored.items()
     }
-    test = parts["test"]
     curve = (
         metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
     )
-    numbers = metrics.report(test["prediction"], test["score"], curve, settings.bootstrap_samples)
     result = {
-        "test": {name: interval._asdict() for name, interval in numbers.items()},
-        "test_images": len(test),
         "best_epoch": best["epoch"],
         "epochs": epochs_done,
         "parameters": best["parameters"],

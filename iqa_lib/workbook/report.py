@@ -18,7 +18,7 @@ from iqa_lib import paths
 from iqa_lib.metrics import told
 from iqa_lib.paths import read_csv
 from iqa_lib.profile import Profile
-from iqa_lib.study import page as outputs
+from iqa_lib.study.page import Page
 from iqa_lib.training.runs import commit
 
 TABLE_ROWS = 30
@@ -48,12 +48,13 @@ def _machines(settings: Profile) -> list[str]:
     return sorted({f"{f['machine']}, {f['precision']}" for f in facts if "precision" in f})
 
 
-def write_index(settings: Profile) -> Path:
+def write_index(page: Page) -> Path:
     """``figures/<profile>/index.html``: every table and figure that this notebook or another of the profile saved."""
+    settings = page.settings
     path = settings.figures / "index.html"
     stored = [read_json(result) for result in sorted((settings.folder / "results").glob("*.json"))]
     entries = {kind: {} for kind in ("figures", "tables")}
-    for result in [outputs.saved(), *stored]:
+    for result in [page.saved, *stored]:
         for kind, named in entries.items():
             for entry in result.get(kind, []):
                 if (file := paths.HOME / entry["file"]).is_file():

@@ -146,7 +146,7 @@ FAULTS = (without_one, with_one_more, misshapen, not_finite, whole_numbers)
 
 def whole_network(name):
     """timm's network of this shape, with its classifier."""
-    architecture, shape = backbones.OWN_SHAPES[name]
+    architecture, shape, _ = backbones.OWN_SHAPES[name]
     return timm.create_model(architecture, **shape, img_size=192 if name == "swin_nano_plain" else 64)
 
 
