@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import filelock
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,16 +14,43 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     )
 
 
+# Files that take longest, in that order: dealt out last, one of them would keep a single process busy at the end.
+LONG = (
+    "notebooks death train scoring browser cluster explain features soak pretrain disk explorer numbers fuzz"
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}": place for place, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def auto_is_float32():
+    """So that every test asks the same of every machine: `precision: auto` would be bf16 on some processors and GPUs.
+
+    In this process; what a test compares with another process names its precision. Yields what was replaced.
+    """
+    from iqa_lib import machine
+
+    native_bf16 = machine.native_bf16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "native_bf16", lambda on: False)
+        yield native_bf16
+
+
 @pytest.fixture(scope="session")
 def built_data(tmp_path_factory):
+    """The tiny embedded datasets; pytest-xdist's processes share them, for building takes seconds."""
     from iqa_lib import paths
     from iqa_lib.data import catalog
 
-    folder = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "built"
+    with filelock.FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "DATA", folder)
         for name in ("offline-wild-tiny", "offline-phone-tiny", "offline-lab-tiny"):
-            catalog.load_table(name)
+            catalog.load_table(name)  # one that is there already is only read
     return folder
 
 

@@ -45,7 +45,7 @@ def notebook(tmp_path_factory, built_data):
     home = tmp_path_factory.mktemp("browser")
     shutil.copytree(built_data, home / "data")
     sees = {"backbone": "tf_efficientnet_lite0", "pretrained": True, "freeze_backbone": True, "epochs": 4}
-    settings = load_profile("smoke", **sees, backbone_hyper_iqa="tf_efficientnet_lite0")
+    settings = load_profile("smoke", **sees, backbone_hyper_iqa="tf_efficientnet_lite0", precision="float32")
     profile = home / "smoke.yaml"
     profile.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     text = (paths.NOTEBOOKS / "11_explorer.ipynb").read_text(encoding="utf-8")

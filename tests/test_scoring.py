@@ -20,15 +20,18 @@ from skimage import data as photographs
 from test_manage import BROKEN, broken
 
 import iqa_lib
-from iqa_lib import __main__
+from iqa_lib import __main__, machine
 from iqa_lib.data.crops import grid, load_images
 from iqa_lib.errors import CheckpointError, DataError, RunError
 from iqa_lib.models.smart_iqa import HyperIQA, SmartIQA
 from iqa_lib.profile import load_profile
+from iqa_lib.scoring import score as scoring
 from iqa_lib.scoring.score import Metric, find_images, load_scorer, score, score_all
-from iqa_lib.training.evaluate import predict
+from iqa_lib.training.evaluate import MOST_WORKERS, predict
 
 CROP = 64
+# Two passes over the same pixels: a GPU may add in another order.
+SAME = {"check_exact": True} if machine.device().type == "cpu" else {"atol": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_a_score_is_what_evaluation_gives(home, scorer, frozen):
 def test_a_score_is_the_same_alone_in_company_and_again(scorer, picture):
     images = [picture.rotate(20 * i) for i in range(19)]
     together = score_all(scorer, images, 19)
-    pd.testing.assert_frame_equal(together, score_all(scorer, images, 19), check_exact=True)
+    pd.testing.assert_frame_equal(together, score_all(scorer, images, 19), **SAME)
     np.testing.assert_allclose([score(image, scorer) for image in images], together["score"], atol=1e-4)
 
 
@@ -87,9 +90,10 @@ def test_file_image_and_array_have_the_same_score_in_every_mode(tmp_path, scorer
     deep = Image.fromarray((np.asarray(picture.convert("L")).astype(np.uint16)) * 257)
     for number, image in enumerate([*map(picture.convert, ("RGB", "L", "1", "RGBA", "P", "LA")), deep]):
         image.save(file := tmp_path / f"{number}.png")
-        assert score(image, scorer) == score(file, scorer)
+        expected = pytest.approx(score(file, scorer), abs=1e-4)
+        assert score(image, scorer) == expected
         if image.mode in ("RGB", "L", "RGBA", "I;16"):
-            assert score(np.asarray(image), scorer) == score(file, scorer)
+            assert score(np.asarray(image), scorer) == expected
 
 
 def test_one_pixel_an_animation_and_a_transparent_image_are_scored(tmp_path, scorer, picture):
@@ -101,7 +105,7 @@ def test_one_pixel_an_animation_and_a_transparent_image_are_scored(tmp_path, sco
     first_frame = picture.convert("P", palette=Image.Palette.ADAPTIVE).convert("RGB")
     assert score(tmp_path / "moving.gif", scorer) == pytest.approx(score(first_frame, scorer), abs=1)
     white = Image.new("RGB", picture.size, "white")
-    assert score(tmp_path / "clear.png", scorer) == score(white, scorer)
+    assert score(tmp_path / "clear.png", scorer) == pytest.approx(score(white, scorer), abs=1e-4)
 
 
 def test_an_image_the_user_opened_stays_as_it_was(scorer, picture):
@@ -111,7 +115,11 @@ def test_an_image_the_user_opened_stays_as_it_was(scorer, picture):
     assert turned.size == picture.size and turned.getexif()[0x0112] == 6
 
 
-def test_few_images_are_in_memory_at_once(scorer):
+def test_few_images_are_in_memory_at_once(scorer, monkeypatch):
+    """However many cores there are: no more than four waiting groups a worker, and the next."""
+    monkeypatch.setattr(scoring, "IMAGES_AT_ONCE", 2)  # on a GPU it is 32
+    allowed = 2 * (4 * MOST_WORKERS + 2)
+    number_of_images = 3 * allowed
     alive, most = weakref.WeakSet(), 0
 
     class Picture(np.ndarray):
@@ -119,16 +127,16 @@ def test_few_images_are_in_memory_at_once(scorer):
 
     def pictures():
         nonlocal most
-        for number in range(400):
+        for number in range(number_of_images):
             one = np.full((CROP, CROP, 3), number % 256, np.uint8).view(Picture)
             alive.add(one)
             most = max(most, len(alive))
             yield one
             del one
 
-    assert len(score_all(scorer, pictures(), 400)) == 400
+    assert len(score_all(scorer, pictures(), number_of_images)) == number_of_images
     gc.collect()
-    assert most < 250 and not alive
+    assert most <= allowed and not alive
 
 
 def test_the_number_of_threads_is_as_before(scorer, picture):
@@ -207,9 +215,8 @@ def test_the_command_prints_the_best_first_and_writes_csv_and_maps(photos, folde
     maps = sorted(p.relative_to(out[1]).as_posix() for p in Path(out[1]).rglob("*.png"))
     assert maps == ["b.jpg.png", "sub/[c].webp.png", "sub/a.PNG.png"]
     assert all(Image.open(Path(out[1]) / m).size > (500, 200) for m in maps)
-    first = Path(out[0]).read_bytes()
     assert __main__.main(wanted[:6]) == 0
-    assert Path(out[0]).read_bytes() == first
+    pd.testing.assert_frame_equal(pd.read_csv(out[0], keep_default_na=False), table, **SAME)
 
 
 def test_of_many_images_the_best_and_the_worst_are_shown(tmp_path, folder, picture, capsys, monkeypatch):
@@ -305,6 +312,7 @@ def test_the_metric_is_a_loss_that_moves_the_pixels(scorer, size):
     assert not metric.training and not metric.model.head.training
     image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss = -metric(image)
+    assert loss.device == image.device  # wherever the model is
     np.testing.assert_allclose(-loss.detach(), metric(image.detach()), atol=0.5)
     loss.mean().backward()
     assert image.grad.abs().sum() > 0
@@ -400,6 +408,7 @@ def test_a_csv_one_command_and_the_tuned_model_scores(home, tmp_path, picture, c
         picture.resize((CROP, CROP)).rotate(9 * i).save(own / f"{i}.png")
     (own / "labels.csv").write_text("image,score\n" + "".join(f"{i}.png,{1 + i / 10}\n" for i in range(40)))
     wanted = ["finetune", str(own / "labels.csv"), "--range", "1", "5", "--profile", "smoke"]
+    wanted += ["-p", "precision=float32"]  # trained in a notebook's process, scored in this one
     assert __main__.main(wanted) == 0
     for notebook in ("00_data", "01_train", "08_errors"):
         assert (home / "runs" / "mine" / "results" / f"{notebook}.json").is_file()

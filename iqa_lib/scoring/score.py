@@ -403,7 +403,7 @@ class Metric(nn.Module):
         scores = [
             self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)
         ]
-        return torch.stack(scores).mean(dim=0)
+        return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
 
     def update(self, images: Tensor | Source | Iterable[Source]) -> None:
         scores_N = self(images).detach().double()

@@ -1,4 +1,7 @@
-"""Processes to kill: forked from one that has imported everything, so a start costs no seconds."""
+"""Processes to kill: forked from one that has imported everything, so a start costs no seconds.
+
+They see no GPU: a forked process cannot use one, and only the processor gives the same bits twice.
+"""
 
 import multiprocessing
 import os
@@ -9,6 +12,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 PRELOADED = [
     "iqa_lib.study.experiments",
@@ -24,7 +28,8 @@ forks.set_forkserver_preload(PRELOADED)
 def start(home: Path, work: Callable, *arguments) -> BaseProcess:
     """``work(*arguments)`` in a process of its own, in this workbook home."""
     process = forks.Process(target=_work, args=(home, work, arguments))
-    process.start()
+    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):  # what the others are forked from reads it
+        process.start()
     return process
 
 
@@ -114,8 +119,9 @@ def kill_at_random(
 def _work(home: Path, work: Callable, arguments: tuple) -> None:
     import torch
 
-    from iqa_lib import paths
+    from iqa_lib import machine, paths
 
+    machine.native_bf16 = lambda on: False  # as in tests/conftest.py
     os.environ["IQA_HOME"] = str(home)
     for name, folder in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
         setattr(paths, name, home / folder)

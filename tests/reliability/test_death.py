@@ -17,6 +17,7 @@ from test_workbook import Study
 from iqa_lib import paths
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring.score import IMAGES_AT_ONCE
+from iqa_lib.training import features
 
 KILLS = 20
 TRIED = "SIGKILL at random moments, started again"
@@ -91,21 +92,23 @@ def cache_features():
 
 
 def test_feature_caching(record, homes):
-    expected, sizes = homes(), {}
+    expected, kept = homes(), {}
     seconds = undisturbed(expected, cache_features)
-    whole = bits(expected, "data/cache/features-*.npy")
+    stored = f"data/cache/features-*/{features.CROPS}", f"data/cache/features-*/{features.ROWS}"
+    whole = bits(expected, *stored)
 
     def at_death(home):
-        for file in home.glob("data/cache/features-*.npy"):
-            if "unfinished" not in file.name:
-                assert bits(home, "data/cache/features-*.npy") == whole, "half a file taken for whole"
-            else:
-                assert file.stat().st_size >= 0.999 * sizes.get(home, 0), "more than a batch was done again"
-                sizes[home] = file.stat().st_size
+        for file in home.glob(stored[0]):
+            count = file.stat().st_size // features.CROP
+            assert count >= kept.get(home, 0), "features were computed again"
+            kept[home] = count
 
     for home in kill_at_random(homes, seconds, at_death, cache_features, kills=KILLS):
-        assert bits(home, "data/cache/features-*.npy") == whole
-    assert any(sizes.values()), "no kill struck while features were computed"
+        assert bits(home, *stored) == whole
+    (crops,) = (
+        len(listed) // features.CROP for file, listed in whole.items() if file.endswith(features.CROPS)
+    )
+    assert any(0 < count < crops for count in kept.values()), "no kill struck while features were computed"
     record("feature caching", TRIED, KILLS)
 
 
