@@ -85,6 +85,13 @@ class Profile(BaseModel):
     )
     bootstrap_samples: int = Field(1000, ge=100)
 
+    # what 09_complexity measures
+    measuring_seconds: float = Field(
+        60,
+        gt=0,
+        description="to spend on it: where they are few, fewer repetitions, fewer images, sizes left out",
+    )
+
     # the batch runner
     cell_timeout: int | None = Field(
         None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"

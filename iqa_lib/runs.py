@@ -37,6 +37,7 @@ NOT_PART_OF_A_RUN = {
     "test_datasets",
     "seeds",
     "bootstrap_samples",
+    "measuring_seconds",
     "compare_methods",
     "compile",
     "hyper_iqa_recipe",
