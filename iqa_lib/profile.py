@@ -106,6 +106,11 @@ class Profile(RunSettings):
         (), description="metrics of pyiqa, scored on the same test images"
     )
     bootstrap_samples: int = Field(1000, ge=100)
+    measuring_seconds: float = Field(
+        60,
+        gt=0,
+        description="of 09_complexity: where they are few, fewer repetitions, fewer images, sizes left out",
+    )
     cell_timeout: int | None = Field(
         None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"
     )

@@ -1,14 +1,17 @@
 """What the workbook says of cost, precision and other engines."""
 
+import itertools
 import os
 import runpy
 import signal
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
+from iqa_lib import machine
 from iqa_lib.errors import RunError
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
@@ -64,13 +67,146 @@ def test_int8_is_smaller_and_still_ranks_images_as_before(tmp_path):
     assert np.isfinite(OnnxScorer(quantised)(crops(4).numpy())).all()
 
 
-def test_costs_have_a_row_per_model_and_precision_with_the_papers_beside(monkeypatch):
-    monkeypatch.setattr(bench, "SHORTEST_RUN", 0.01)
-    table = bench.costs(load_profile("smoke"))
-    assert set(table["model"]) == {"HyperIQA", "SMART-Base"}
-    assert set(table["precision"]) == {"float32", "bf16"}
+class Clock:
+    """A stand-in for the clock: time passes only in jobs."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.calls = 0.0, []
+        monkeypatch.setattr(bench, "clock", lambda: self.now)
+
+    def job(self, name, seconds):
+        """Takes these seconds, one after the other and over again."""
+        waiting = itertools.cycle(seconds)
+
+        def run():
+            self.calls.append(name)
+            self.now += next(waiting)
+
+        return run
+
+
+@pytest.fixture
+def fake_clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_measuring_stops_as_soon_as_every_median_has_settled(fake_clock):
+    jobs = {"steady": fake_clock.job("steady", [1.0]), "shaky": fake_clock.job("shaky", [1.0, 1.1, 1.2])}
+    times = bench.in_turn(jobs, bench.Budget(1e6, "times"))
+    assert len(times["steady"]) == bench.FEWEST
+    assert bench.FEWEST < len(times["shaky"]) < 100
+    assert bench.uncertainty(times["shaky"]) <= bench.SETTLED < bench.uncertainty(times["shaky"][:-1])
+    assert fake_clock.calls[:4] == ["steady", "shaky", "steady", "shaky"]
+
+
+def test_measuring_stops_when_the_seconds_are_spent(fake_clock):
+    jobs = {"short": fake_clock.job("short", [1.0, 3.0]), "long": fake_clock.job("long", [10.0])}
+    times = bench.in_turn(jobs, bench.Budget(30, "times"))
+    assert fake_clock.now <= 30
+    assert times == {
+        "short": [1, 3, 1, 3],
+        "long": [10, 10],
+    }  # the short one still fits when the long does not
+    never = bench.in_turn(jobs, bench.Budget(0.1, "times"))
+    assert {job: len(found) for job, found in never.items()} == {"short": 1, "long": 1}
+
+
+def test_the_standard_error_is_that_of_a_median():
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.normal(100, 10, 25)) for _ in range(4000)]
+    told = np.mean([bench.uncertainty(list(rng.normal(100, 10, 25))) for _ in range(4000)])
+    assert told == pytest.approx(np.std(medians) / 100, rel=0.1)
+    assert np.isnan(bench.uncertainty([1.0] * (bench.FEWEST - 1)))
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native bf16", "emulated bf16"])
+def test_costs_have_a_row_per_backbone_and_precision_with_the_papers_beside(monkeypatch, capsys, native):
+    monkeypatch.setattr(machine, "native_bf16", lambda on: native)
+    table = bench.costs(load_profile("smoke", measuring_seconds=3, backbone_tiny="swin_nano", crop_size=64))
+    assert (
+        table["model"].tolist() == ["SMART-Tiny"] * 2 + ["SMART-Base"] * 2
+    )  # HyperIQA is on SMART-Base's backbone
+    assert table["precision"].tolist() == ["float32", "bf16"] * 2
     assert (table["25 %"] <= table["latency (ms)"]).all() and (table["latency (ms)"] <= table["75 %"]).all()
-    assert table.set_index(["model", "precision"])["paper: latency (ms)"]["SMART-Base", "float32"] == 10.06
+    found = table.set_index(["model", "precision"])
+    assert found["paper: latency (ms)"]["SMART-Base", "float32"] == 10.06
+    bf16 = table[table["precision"] == "bf16"]
+    assert native or ((bf16["n"] <= bench.EMULATED) & (bf16["at batch"] == 1)).all()
+    reached = table["standard error (%)"] <= 100 * bench.SETTLED
+    assert set(table["settled"]) <= {"yes", "no"} and reached[table["settled"] == "yes"].all()
+    assert f"computes in {'bf16' if native else 'float32'} on this machine" in capsys.readouterr().err
+
+
+def test_each_backbone_is_measured_once():
+    names = {label: of.backbone for label, of in bench.models(load_profile("demo")).items()}
+    assert len(set(names.values())) == len(names) == 4
+    assert next(iter(bench.models(load_profile("paper")))) == "HyperIQA"  # on a ResNet of its own
+
+
+class Counted:
+    """Engines of `precisions` that take a second a crop, and count them."""
+
+    def __init__(self, fake_clock, monkeypatch):
+        self.crops, self.clock = Counter(), fake_clock
+        monkeypatch.setattr(bench, "_by_torch", lambda settings, *_: self.engine(settings.precision))
+        monkeypatch.setattr(bench, "_by_onnx", lambda scorer, *_: self.engine(scorer))
+        monkeypatch.setattr(bench, "OnnxScorer", lambda file: file)
+        monkeypatch.setattr(bench, "to_onnx", lambda *_: "float32, ONNX Runtime")
+        monkeypatch.setattr(bench, "to_int8", lambda *_: "INT8, ONNX Runtime")
+        monkeypatch.setattr(bench, "_calibration", lambda *_: [])
+
+    def engine(self, name):
+        def score(crops):
+            self.crops[name] += len(crops)
+            self.clock.now += len(crops)
+            return np.array([crop[0] % 7 + 0.01 * len(name) * crop[0] for crop in crops])
+
+        return score
+
+
+class Trained:
+    settings = load_profile("smoke")
+
+    def load_model(self):
+        return None
+
+
+def of_test_images(number):
+    images = bench.noise_images(number, 64)
+    images.table["split"] = "test"
+    return images
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native bf16", "emulated bf16"])
+def test_precisions_are_compared_on_as_many_images_as_the_seconds_suffice_for(
+    fake_clock, monkeypatch, native
+):
+    monkeypatch.setattr(machine, "native_bf16", lambda on: native)
+    counted, images = Counted(fake_clock, monkeypatch), of_test_images(300)
+    settings = load_profile("smoke", measuring_seconds=2000)
+    table = bench.precisions(settings, Trained(), images).set_index("precision")
+    assert table.index.tolist() == ["float32", "bf16", bench.FLOAT_ONNX, bench.INT8_ONNX]
+    seconds = 2000 * bench.SHARES["precisions"]
+    assert 0.8 * seconds < fake_clock.now <= seconds
+    same = table.drop(index=[] if native else "bf16")
+    assert same["n"].nunique() == 1 and bench.FEWEST_IMAGES < same["n"].iloc[0] < 300
+    assert dict(counted.crops) == table["n"].to_dict()  # a crop covers an image of these
+    if not native:
+        assert table["n"]["bf16"] == bench.EMULATED_IMAGES
+    assert table["change"]["float32"] == 0 and table["largest change of a score"].drop("float32").gt(0).all()
+
+
+def test_bf16_that_is_emulated_is_never_run_over_the_whole_split(fake_clock, monkeypatch):
+    counted, images = Counted(fake_clock, monkeypatch), of_test_images(300)
+    enough = load_profile("smoke", measuring_seconds=1e6)
+    assert bench.precisions(enough, Trained(), images)["n"].tolist() == [300, bench.EMULATED_IMAGES, 300, 300]
+    counted.crops.clear()
+    few = bench.precisions(load_profile("smoke", measuring_seconds=1), Trained(), images).set_index(
+        "precision"
+    )
+    assert counted.crops["bf16"] == few["n"]["bf16"] == bench.EVALUATION_BATCH
+    assert np.isnan(few["SRCC"]["bf16"]) and few["largest change of a score"]["bf16"] > 0
+    assert bench.FEWEST_IMAGES <= few["n"]["float32"] < bench.FEWEST_IMAGES + bench.PART
 
 
 @pytest.mark.slow
@@ -95,8 +231,26 @@ def test_a_measuring_process_that_is_killed_is_named(monkeypatch):
 
 def test_growth_covers_images_and_crops(home):
     table = bench.growth(load_profile("smoke"), numbers=(32, 64))
-    assert table["crops"].tolist() == [32, 64, 32, 64, 128, 256]
-    assert (table["seconds"] > 0).all()
+    assert table["crops"].tolist() == [32, 64, 32, 64]
+    assert (table["seconds"] > 0).all() and table["n"].between(1, bench.EPOCHS).all()
+
+
+def test_growth_leaves_out_sizes_that_take_too_long(fake_clock, monkeypatch):
+    def epoch_of(settings, number, crops):
+        return fake_clock.job((number, crops), [number * crops / 100])
+
+    monkeypatch.setattr(bench, "_epoch_of", epoch_of)
+
+    def sizes(seconds):
+        fake_clock.now = 0.0
+        settings = load_profile("smoke", measuring_seconds=seconds / bench.SHARES["growth"])
+        table = bench.growth(settings, numbers=(100, 200, 400, 800))
+        assert table["what grows"].value_counts().nunique() == 1
+        return table[table["what grows"] == "images"]["images"].tolist()
+
+    assert sizes(100) == [100, 200, 400, 800] and fake_clock.now <= 100
+    assert sizes(20) == [100, 200, 400] and fake_clock.now <= 20
+    assert sizes(1) == [100, 200]
 
 
 def test_reading_ahead_keeps_order_and_lets_errors_through():

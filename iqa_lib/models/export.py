@@ -15,11 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from iqa_lib import paths
@@ -38,15 +34,19 @@ class _CropsToScores(nn.Module):
         return self.model.head(self.model.stages(self.model.backbone.normalize(crops_B3HW)))[0]
 
 
-def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
+def to_onnx(model: BlindIQA, path: str | Path, crop_size: int, batch: int | None = None) -> Path:
     """Write the model as ONNX: ``crops`` uint8 (B, 3, crop_size, crop_size), RGB, to ``score`` (B,).
+
+    Args:
+        batch: the only B that the file takes, which halves the time of writing it; any number where None.
 
     Raises:
         RunError: this version of torch cannot export the network (2.6 cannot).
     """
     model = _CropsToScores(copy.deepcopy(model)).cpu().eval()
     model.model.backbone.fuse_attention(False)  # fused, it would fix the number of crops in the file
-    example = torch.zeros(2, 3, crop_size, crop_size, dtype=torch.uint8)
+    example = torch.zeros(batch or 2, 3, crop_size, crop_size, dtype=torch.uint8)
+    any_number = ({0: torch.export.Dim("batch", min=1, max=1 << 16)},)
     with _quiet():
         try:
             torch.onnx.export(
@@ -55,7 +55,7 @@ def to_onnx(model: BlindIQA, path: str | Path, crop_size: int) -> Path:
                 str(path),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1 << 16)},),
+                dynamic_shapes=None if batch else any_number,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -84,6 +84,8 @@ def export_model(
     model: BlindIQA, path: Path, resolution: int, crop_size: int, portrait: bool = False
 ) -> Path:
     """As `to_onnx`, at one stroke, with what a user must do before and after as the file's metadata."""
+    import onnx  # here, and onnxruntime below: a page that compares no engines need not wait for it
+
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -104,6 +106,8 @@ def to_int8(onnx_file: str | Path, path: str | Path, batches: Iterable[np.ndarra
     Args:
         batches: uint8 (B, 3, H, W) crops that those ranges are measured on.
     """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Batches(quantization.CalibrationDataReader):
         def __init__(self):
@@ -133,6 +137,8 @@ class OnnxScorer:
     """An ONNX file that scores crops: uint8 (B, 3, H, W) to (B,), on the processor."""
 
     def __init__(self, path: str | Path):
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

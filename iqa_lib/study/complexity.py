@@ -5,23 +5,25 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import math
 import re
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import benchmark
 
 from iqa_lib import machine, metrics
 from iqa_lib.data.crops import ImageSet, grid_crops
@@ -33,57 +35,199 @@ from iqa_lib.progress import Progress
 from iqa_lib.study import exhibits as study
 from iqa_lib.study import experiments, tables
 from iqa_lib.study.plan import size_of
-from iqa_lib.training.evaluate import EVALUATION_BATCH, predict, stages_of
+from iqa_lib.training.evaluate import EVALUATION_BATCH, Crop, stages_of, through_backbone
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RATED_BATCHES = (1, 8)
-ROUNDS = 3
-SHORTEST_RUN = 0.15  # seconds that a time is measured for in each round, at the least
+# Of the profile's `measuring_seconds`. Building, exporting and quantising models comes on top.
+SHARES = {"costs": 0.4, "precisions": 0.4, "growth": 0.2}
+SETTLED = 0.02  # a median's standard error, as a share of it, at which no more is measured
+FEWEST = 7  # measurements that a standard error is believed of
+EMULATED = 3  # measurements where bf16 is emulated: enough to see by what factor it is slower
+EMULATED_SHARE = 0.2  # of the seconds, for it
 FLOAT_ONNX, INT8_ONNX = "float32, ONNX Runtime", "INT8, ONNX Runtime"
-CALIBRATION_CROPS = 64  # training crops that INT8's ranges are measured on
+CALIBRATION_CROPS = 32  # training crops that INT8's ranges are measured on
+
+# In `precisions`
+PART = 8 * EVALUATION_BATCH  # crops that each precision scores before the next has its turn
+FEWEST_IMAGES = 60  # that are scored whatever it takes: a rank correlation of fewer says little
+EMULATED_IMAGES = 60  # at most, where bf16 is emulated
+
+EPOCHS = 3  # of each size in `growth`, where the seconds suffice
+
+clock = time.perf_counter
+
+
+class Budget:
+    """Seconds that may be spent on measuring, and a bar that shows them go."""
+
+    def __init__(self, seconds: float, what: str):
+        self.seconds, self._started = seconds, clock()
+        self._bar, self._shown = iter(Progress(range(math.ceil(seconds)), desc=what)), 0
+
+    @property
+    def spent(self) -> float:
+        return clock() - self._started
+
+    def allows(self, seconds: float) -> bool:
+        """Whether so much of it is left."""
+        while self._shown < min(self.spent, self.seconds):
+            next(self._bar, None)
+            self._shown += 1
+        return self.spent + seconds <= self.seconds
+
+    def close(self) -> None:
+        """Nothing more is measured: else the bar would wait on the screen."""
+        self._bar.close()
+
+
+def in_turn(
+    jobs: dict[Hashable, Callable[[], object]], budget: Budget, at_most: dict[Hashable, int] | None = None
+) -> dict[Hashable, list[float]]:
+    """Seconds of each job, each once in every round, so that all have the same share of a busy machine's moods.
+
+    A job is done when its median has settled, or when its next time would go beyond the budget; each is measured once.
+
+    Args:
+        at_most: how often, by job, where that is limited.
+    """
+    times: dict[Hashable, list[float]] = {job: [] for job in jobs}
+    waiting = list(jobs)
+    while waiting:
+        for job in list(waiting):
+            found, most = times[job], (at_most or {}).get(job, math.inf)
+            if found and (
+                len(found) >= most or uncertainty(found) <= SETTLED or not budget.allows(found[-1])
+            ):
+                waiting.remove(job)
+            else:
+                found.append(_seconds(jobs[job]))
+    budget.close()
+    return times
+
+
+def uncertainty(times: list[float]) -> float:
+    """The median's standard error as a share of it, from the quartiles: an outlier more or less does not count.
+
+    NaN where there are too few measurements to say.
+    """
+    if len(times) < FEWEST:
+        return math.nan
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+    deviation = (high - low) / 1.349  # as of a normal distribution, like the next factor
+    return 1.253 * deviation / math.sqrt(len(times)) / median
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = clock()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - started
+
+
+# --- arithmetic and time of one crop ----------------------------------------------------------------------
 
 
 def models(settings: Profile) -> dict[str, Profile]:
-    """Settings of the profile's sizes and of its HyperIQA, by name."""
-    main = [v for v in experiments.variants(settings, "main") if v.label == "HyperIQA"]
-    chosen = [*main, *experiments.variants(settings, "model_sizes")]
-    return {v.label: experiments.settings_of(settings, v, settings.seed) for v in chosen}
+    """Settings of the profile's sizes, its controls and its HyperIQA, by name: one model for each backbone.
+
+    The backbone is what takes the time: HyperIQA's and SMART-IQA's arithmetic on the same one differ by 4 %.
+    """
+    found: dict[str, Profile] = {}
+    for variant in experiments.variants(settings, "model_sizes"):
+        wanted = experiments.settings_of(settings, variant, settings.seed)
+        if wanted.backbone not in {known.backbone for known in found.values()}:
+            found[variant.label] = wanted
+    hyper_iqa = experiments.variants(settings, "main", only=["HyperIQA"])[0]
+    if settings.backbone_hyper_iqa not in {known.backbone for known in found.values()}:
+        found = {hyper_iqa.label: experiments.settings_of(settings, hyper_iqa, settings.seed), **found}
+    return found
 
 
 def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
     """Parameters, multiply–accumulates and time of one crop, per model and precision; the paper's column beside.
 
-    Weights are random: they cost the same. Latency is the median over single crops and its quartiles; the rate is
-    that of the best batch.
+    Weights are random: they cost the same. Latency is the median over ``n`` single crops with its quartiles and its
+    standard error in percent; ``settled`` says whether that got down to `SETTLED`, the rate's too, before the profile's
+    seconds were spent. The rate is that of the best batch. bf16 that is emulated is measured on single crops alone.
 
     Args:
-        full: measure also ONNX Runtime, INT8 and `torch.compile`, up to two minutes more per model.
+        full: measure also ONNX Runtime, INT8 and `torch.compile`, up to two minutes more per model; in all seconds of
+            the profile, not in a share.
     """
+    emulated = _bf16_is_emulated()
+    print(f"`precision: auto` computes in {machine.used_precision('auto')} on this machine.", file=sys.stderr)
+    chosen, ways, slow = models(settings), {}, {}
+    for label, of_model in Progress(chosen.items(), desc="models"):
+        for precision, score in _engines(of_model, _random(of_model), full):
+            if emulated and precision.startswith("bf16"):
+                slow[label, precision, 1] = _on_noise(score, 1, of_model.crop_size)
+                continue
+            for batch in RATED_BATCHES:
+                ways[label, precision, batch] = job = _on_noise(score, batch, of_model.crop_size)
+                job()  # the first time is another: memory is got, code compiled
+    seconds = settings.measuring_seconds * (1 if full else SHARES["costs"])
+    for_slow = EMULATED_SHARE * seconds if slow else 0.0
+    times = in_turn(ways, Budget(seconds - for_slow, "times"))
+    if slow:
+        times |= in_turn(slow, Budget(for_slow, "bf16, emulated"), dict.fromkeys(slow, EMULATED))
+    return _cost_table(chosen, times)
+
+
+def _bf16_is_emulated() -> bool:
+    """The warning of it is for those who did not ask for bf16; here it is measured, and the table shows the factor."""
+    with warnings.catch_warnings(action="ignore"):
+        machine.used_precision("bf16")  # it warns once
+    return not machine.native_bf16(machine.device())
+
+
+def _cost_table(chosen: dict[str, Profile], times: dict[Hashable, list[float]]) -> pd.DataFrame:
     published = tables.paper("complexity").set_index("model")
     rows = []
-    for label, of_model in Progress(models(settings).items(), desc="latency"):
-        parameters, flop = size_of(of_model)
-        model = _random(of_model)
+    # bf16, measured later where it is emulated, stays below its model's float32
+    ways = sorted({(label, way): None for label, way, _ in times}, key=lambda of: list(chosen).index(of[0]))
+    for label, precision in ways:
+        parameters, flop = size_of(chosen[label])
         name = "HyperIQA (ResNet-50)" if label == "HyperIQA" else label
         paper = published.loc[name] if name in published.index else {}
-        for precision, measured in _times(dict(_engines(of_model, model, full)), of_model.crop_size).items():
-            row = {
+        as_published = precision == "float32"
+        rows.append(
+            {
                 "model": label,
-                "backbone": of_model.backbone,
+                "backbone": chosen[label].backbone,
                 "precision": precision,
                 "parameters (M)": parameters / 1e6,
                 "GMAC": flop / 2e9,
+                **_time_of(
+                    {b: found for (of, way, b), found in times.items() if (of, way) == (label, precision)}
+                ),
+                "paper: GMAC": paper.get("flops_g", np.nan),
+                "paper: latency (ms)": (
+                    paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if as_published else np.nan
+                ),
             }
-            row |= measured
-            as_published = precision == "float32"
-            row["paper: GMAC"] = paper.get("flops_g", np.nan)
-            row["paper: latency (ms)"] = (
-                paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if as_published else np.nan
-            )
-            rows.append(row)
+        )
     return pd.DataFrame(rows).round(3)
+
+
+def _time_of(times: dict[int, list[float]]) -> dict[str, float | str]:
+    """Latency of one crop in ms, how sure it is, and the rate at the best batch, from the seconds of each batch."""
+    low, median, high = np.quantile(times[1], (0.25, 0.5, 0.75)) * 1e3
+    rates = {batch: batch / np.median(found) for batch, found in times.items()}
+    best = max(rates, key=rates.get)
+    return {
+        "latency (ms)": median,
+        "25 %": low,
+        "75 %": high,
+        "n": len(times[1]),
+        "standard error (%)": 100 * uncertainty(times[1]),
+        "settled": "yes" if all(uncertainty(found) <= SETTLED for found in times.values()) else "no",
+        "crops/s": rates[best],
+        "at batch": best,
+    }
 
 
 def _random(settings: Profile) -> BlindIQA:
@@ -127,34 +271,9 @@ def _on_cpu(scorer: OnnxScorer) -> Callable[[Tensor], np.ndarray]:
     return lambda crops_BCHW: scorer(crops_BCHW.cpu().numpy())
 
 
-def _times(ways: dict[str, Callable], size: int) -> dict[str, dict[str, float]]:
-    """Latency of one crop in ms with its quartiles, and crops per second at the best batch; the ways in turn."""
-    times: dict[tuple[str, int], list[float]] = {(way, batch): [] for way in ways for batch in RATED_BATCHES}
-    for _ in range(ROUNDS):
-        for (way, batch), found in times.items():
-            found += _measure(ways[way], batch, size)
-    table = {}
-    for way in ways:
-        rates = {batch: batch / np.median(times[way, batch]) for batch in RATED_BATCHES}
-        best = max(rates, key=rates.get)
-        low, median, high = np.quantile(times[way, 1], (0.25, 0.5, 0.75)) * 1e3
-        table[way] = {
-            "latency (ms)": median,
-            "25 %": low,
-            "75 %": high,
-            "crops/s": rates[best],
-            "at batch": best,
-        }
-    return table
-
-
-def _measure(score: Callable, batch: int, size: int) -> list[float]:
+def _on_noise(score: Callable[[Tensor], object], batch: int, size: int) -> Callable[[], object]:
     crops = torch.randint(0, 256, _shape(batch, size), dtype=torch.uint8).to(machine.device())
-    score(crops)
-    timer = benchmark.Timer(
-        "score(crops)", globals={"score": score, "crops": crops}, num_threads=torch.get_num_threads()
-    )
-    return timer.blocked_autorange(min_run_time=SHORTEST_RUN).times
+    return lambda: score(crops)
 
 
 # --- memory and time per batch size -----------------------------------------------------------------------
@@ -229,76 +348,158 @@ def _peak_memory() -> float:
 def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
     """A trained run's test SRCC in float32, bf16 and INT8, and how fast it scores in each.
 
-    INT8 is static: its ranges are measured on training images, by ONNX Runtime.
+    The test images are scored in one random order, part by part and each precision in turn, until the profile's seconds
+    are spent: ``n`` of them, each precision beside float32's scores of the same. bf16 that is emulated computes what a
+    processor with bf16 does, but so slowly that few images must do. INT8 is static: its ranges are measured on training
+    images, by ONNX Runtime.
     """
-    rows = images.rows("test")
-    crops = grid_crops(images, rows, settings.crop_size)
-    model, score = run.load_model(), images.scores(rows)
+    rows = np.random.default_rng(0).permutation(images.rows("test"))
+    model, seconds = run.load_model(), settings.measuring_seconds * SHARES["precisions"]
+    emulated, slow = _bf16_is_emulated(), {}
     whole = run.settings.model_copy(update={"freeze_backbone": False})
-    predicted, seconds = {}, {}
-    for precision in ("float32", "bf16"):
-        started = time.perf_counter()
-        wanted = whole.model_copy(update={"precision": precision})
-        predicted[precision] = predict(wanted, model, images, rows, precision, crops)["prediction"].to_numpy()
-        seconds[precision] = time.perf_counter() - started
+    engines = {
+        p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")
+    }
     with tempfile.TemporaryDirectory() as folder:
-        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
-        ranges = _calibration(settings, images)
-        engines = {
-            FLOAT_ONNX: plain,
-            INT8_ONNX: to_int8(plain, Path(folder) / "8", ranges),
-        }
-        for name, file in engines.items():
-            scorer, started = OnnxScorer(file), time.perf_counter()
-            parts = [
-                scorer(images.crops(crops[i : i + EVALUATION_BATCH], settings.crop_size).cpu().numpy())
-                for i in Progress(range(0, len(crops), EVALUATION_BATCH), desc=name)
-            ]
-            table = pd.DataFrame({"row": [c[0] for c in crops], "prediction": np.concatenate(parts)})
-            predicted[name] = table.groupby("row")["prediction"].mean().loc[rows].to_numpy()
-            seconds[name] = time.perf_counter() - started
-    return pd.DataFrame(
-        {
-            "precision": predicted.keys(),
-            "n": len(rows),
-            "SRCC": [metrics.srcc(p, score) for p in predicted.values()],
-            "change": [
-                metrics.srcc(p, score) - metrics.srcc(predicted["float32"], score) for p in predicted.values()
-            ],
-            "largest change of a score": [np.abs(p - predicted["float32"]).max() for p in predicted.values()],
-            "crops/s": [len(crops) / s for s in seconds.values()],
-            "time, share of float32": [s / seconds["float32"] for s in seconds.values()],
-        }
-    ).round(4)
+        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size, EVALUATION_BATCH)
+        engines[FLOAT_ONNX] = _by_onnx(OnnxScorer(plain), images, settings.crop_size)
+        int8 = to_int8(plain, Path(folder) / "8", _calibration(settings, images))
+        engines[INT8_ONNX] = _by_onnx(OnnxScorer(int8), images, settings.crop_size)
+    if emulated:
+        budget, few = Budget(EMULATED_SHARE * seconds, "bf16, emulated"), rows[:EMULATED_IMAGES]
+        slow = _scored({"bf16": engines.pop("bf16")}, whole, images, few, EVALUATION_BATCH, 0, budget)
+        seconds -= budget.spent
+    scored = _scored(engines, whole, images, rows, PART, FEWEST_IMAGES, Budget(seconds, "precisions"))
+    order = sorted([*scored, *slow], key=["float32", "bf16", FLOAT_ONNX, INT8_ONNX].index)
+    return _precision_table({name: (scored | slow)[name] for name in order}, images.scores(rows))
+
+
+Engine = Callable[[list[Crop]], np.ndarray]  # crops of an image set to their scores
+
+
+def _by_torch(settings: Profile, model: BlindIQA, images: ImageSet) -> Engine:
+    def score(crops: list[Crop]) -> np.ndarray:
+        stages = through_backbone(
+            settings, model, lambda batch: images.crops(batch, settings.crop_size), _batches(crops)
+        )
+        with torch.inference_mode():
+            return torch.cat([model.score_stages(few).float() for few in stages]).double().cpu().numpy()
+
+    return score
+
+
+def _by_onnx(scorer: OnnxScorer, images: ImageSet, size: int) -> Engine:
+    def score(crops: list[Crop]) -> np.ndarray:
+        filled = [
+            *crops,
+            *[crops[-1]] * (-len(crops) % EVALUATION_BATCH),
+        ]  # the file takes whole batches alone
+        scores = [scorer(images.crops(batch, size).cpu().numpy()) for batch in _batches(filled)]
+        return np.concatenate(scores)[: len(crops)]
+
+    return score
+
+
+def _batches(crops: list[Crop]) -> list[list[Crop]]:
+    return [crops[start : start + EVALUATION_BATCH] for start in range(0, len(crops), EVALUATION_BATCH)]
+
+
+class Scored(NamedTuple):
+    """What one precision made of the first images, and how fast."""
+
+    predictions: np.ndarray
+    crops: int
+    seconds: float
+
+
+def _scored(
+    engines: dict[str, Engine],
+    settings: Profile,
+    images: ImageSet,
+    rows: np.ndarray,
+    crops_at_once: int,
+    fewest: int,
+    budget: Budget,
+) -> dict[str, Scored]:
+    """Scores of the first ``rows`` by each engine: all while the budget lasts, ``fewest`` in any case, one part at least."""
+    crops = grid_crops(images, rows, settings.crop_size)
+    images_at_once = max(1, round(crops_at_once * len(rows) / len(crops)))
+    found = {name: Scored(np.array([]), 0, 0.0) for name in engines}
+    last, done = 0.0, 0  # seconds of a part by all engines; images
+    while done < len(rows) and (done < max(fewest, 1) or budget.allows(last)):
+        part = rows[done : done + images_at_once]
+        crops, last = grid_crops(images, part, settings.crop_size), 0.0
+        for name, score in engines.items():
+            started = clock()
+            scores = pd.Series(score(crops)).groupby([crop[0] for crop in crops]).mean().loc[part]
+            seconds, before = clock() - started, found[name]
+            found[name] = Scored(
+                np.concatenate([before.predictions, scores]),
+                before.crops + len(crops),
+                before.seconds + seconds,
+            )
+            last += seconds
+        done += len(part)
+    budget.close()
+    return found
+
+
+def _precision_table(scored: dict[str, Scored], scores: np.ndarray) -> pd.DataFrame:
+    rows = []
+    reference = scored["float32"]
+    for name, (predictions, crops, seconds) in scored.items():
+        n = len(predictions)
+        plain, true = reference.predictions[:n], scores[:n]
+        says_something = n >= min(FEWEST_IMAGES, len(reference.predictions))
+        srcc = metrics.srcc(predictions, true) if says_something else np.nan
+        rows.append(
+            {
+                "precision": name,
+                "n": n,
+                "SRCC": srcc,
+                "change": srcc - metrics.srcc(plain, true) if says_something else np.nan,
+                "largest change of a score": np.abs(predictions - plain).max(),
+                "crops/s": crops / seconds,
+                "time, share of float32": seconds / crops / (reference.seconds / reference.crops),
+            }
+        )
+    return pd.DataFrame(rows).round(4)
 
 
 def _calibration(settings: Profile, images: ImageSet) -> list[np.ndarray]:
     rows = images.rows("train")
     chosen = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION_CROPS, len(rows))).astype(int)]
     crops = grid_crops(images, chosen, settings.crop_size)[:CALIBRATION_CROPS]
-    return [images.crops(crops[i : i + 8], settings.crop_size).cpu().numpy() for i in range(0, len(crops), 8)]
+    whole = _batches(crops[: max(EVALUATION_BATCH, len(crops) // EVALUATION_BATCH * EVALUATION_BATCH)])
+    return [images.crops(batch, settings.crop_size).cpu().numpy() for batch in whole]
 
 
 # --- accuracy beside cost, and growth ---------------------------------------------------------------------
 
 
-def accuracy_beside_cost(settings: Profile, table: pd.DataFrame) -> pd.DataFrame:
-    """Test SRCC of the stored runs of each model (not trained here) beside its cost in ``table`` (`costs`)."""
-    runs = experiments.results(settings, "model_sizes", train_missing=False)
-    runs |= experiments.results(settings, "main", only=["HyperIQA"], train_missing=False)
+def stored_runs(settings: Profile) -> dict[str, list[Run]]:
+    """The runs of each model that are in the store, by name; nothing is trained."""
+    return experiments.results(
+        settings, "main", only=["HyperIQA"], train_missing=False
+    ) | experiments.results(settings, "model_sizes", train_missing=False)
+
+
+def accuracy_beside_cost(settings: Profile, runs: dict[str, list[Run]], table: pd.DataFrame) -> pd.DataFrame:
+    """Test SRCC of these runs (`stored_runs`) beside their backbones' cost in ``table`` (`costs`)."""
+    kept = ["n", "seeds", "SRCC", "95 % low", "95 % high"]
+    in_float32 = table.loc[table["precision"] == "float32", ["backbone", "GMAC", "latency (ms)", "crops/s"]]
     if not runs:
-        return pd.DataFrame()
-    kept = ["variant", "n", "seeds", "SRCC", "95 % low", "95 % high"]
-    in_float32 = table[table["precision"] == "float32"]
-    return in_float32.merge(
-        study.measured(settings, runs)[kept].rename(columns={"variant": "model"}), on="model"
-    )[["model", "backbone", "GMAC", "latency (ms)", "crops/s", *kept[1:]]]
+        return pd.DataFrame(columns=["model", *in_float32, *kept])
+    accuracy = study.measured(settings, runs).rename(columns={"variant": "model"})
+    accuracy = accuracy[["model", "backbone", *kept]]
+    return accuracy.merge(in_float32, on="backbone")[["model", *in_float32, *kept]]
 
 
-def growth(settings: Profile, numbers: tuple[int, ...] = (250, 500, 1000, 2000)) -> pd.DataFrame:
-    """Seconds of a training epoch over more and more images, and over more and more crops of each.
+def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) -> pd.DataFrame:
+    """Seconds of a training epoch over more and more images, and over more and more crops of each; medians of ``n``.
 
     A Swin of 0.8 M parameters on 32 px: what grows is the workbook's own work beside it as much as the network's.
+    The largest sizes are left out where the profile's seconds are too few for them; two are always measured.
     """
     small = settings.model_copy(
         update={
@@ -311,23 +512,41 @@ def growth(settings: Profile, numbers: tuple[int, ...] = (250, 500, 1000, 2000))
             "train_crops": 1,
         }
     )
-    wanted = [("images", n, 1) for n in numbers] + [("crops per image", numbers[0], c) for c in (1, 2, 4, 8)]
-    rows = []
-    epoch_seconds(Loop.start(small, noise_images(64, 64)), noise_images(64, 64))  # warm-up
-    for what, number, crops in Progress(wanted, desc="growth"):
-        images = noise_images(number, 64)
-        of_size = small.model_copy(update={"train_crops": crops})
-        loop = Loop.start(of_size, images)
-        rows.append(
+    budget = Budget(settings.measuring_seconds * SHARES["growth"], "growth")
+    first = numbers[0]
+    _epoch_of(small, first, 1)()  # the first epoch of all is slower
+    smallest = _seconds(_epoch_of(small, first, 1))
+    sizes = numbers[:2]
+    for number in numbers[2:]:
+        taken = [*sizes, number]
+        if budget.allows(smallest * (2 * sum(taken) / first - 1)):
+            sizes = tuple(taken)
+    points = {
+        "images": [(number, 1) for number in sizes],
+        "crops per image": [(first, number // first) for number in sizes],
+    }
+    jobs = {point: _epoch_of(small, *point) for series in points.values() for point in series}
+    times = in_turn(jobs, budget, dict.fromkeys(jobs, EPOCHS))
+    return pd.DataFrame(
+        [
             {
                 "what grows": what,
-                "images": number,
+                "images": images,
                 "crops per image": crops,
-                "crops": number * crops,
-                "seconds": epoch_seconds(loop, images),
+                "crops": images * crops,
+                "seconds": np.median(times[images, crops]),
+                "n": len(times[images, crops]),
             }
-        )
-    return pd.DataFrame(rows).round(3)
+            for what, series in points.items()
+            for images, crops in series
+        ]
+    ).round(3)
+
+
+def _epoch_of(settings: Profile, number: int, crops: int) -> Callable[[], object]:
+    images = noise_images(number, 64)
+    loop = Loop.start(settings.model_copy(update={"train_crops": crops}), images)
+    return lambda: epoch_seconds(loop, images)
 
 
 def epoch_seconds(loop: Loop, images: ImageSet) -> float:

@@ -416,9 +416,7 @@ def show(page: Page, experiment: str, train_missing: bool = True) -> dict[str, p
     from IPython.display import display
 
     settings = page.settings
-    runs = experiments.results(settings, experiment, train_missing=train_missing)
-    for run in itertools.chain.from_iterable(runs.values()):
-        page.uses(run)
+    runs = page.uses_all(experiments.results(settings, experiment, train_missing=train_missing))
     chosen = experiments.variants(settings, experiment)
     lacking = [v.label for v in chosen if len(runs.get(v.label, [])) < len(v.seeds or settings.seeds)]
     if lacking:

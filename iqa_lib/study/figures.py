@@ -584,11 +584,13 @@ def accuracy_and_cost(table: pd.DataFrame) -> Figure:
                 capsize=3,
                 label=row["model"],
             )
-    axes[0].set(xlabel="multiply–accumulates of a crop (10⁹)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
+    n = f", n = {table['n'].iloc[0]}" if len(table) else ": no stored run yet"
+    axes[0].set(xlabel="multiply–accumulates of a crop (10⁹)", ylabel=f"test SRCC{n}")
     axes[1].set(xlabel="median latency of a crop (ms), float32")
     for axis in axes:
         axis.set_xlim(0, None)
-    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    if len(table):
+        axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
 
@@ -602,16 +604,24 @@ def latencies(table: pd.DataFrame) -> Figure:
         rows = table[table["precision"] == way].set_index("model").reindex(models)
         y = np.arange(len(models)) + (number - (len(ways) - 1) / 2) * height
         spread = [rows["latency (ms)"] - rows["25 %"], rows["75 %"] - rows["latency (ms)"]]
-        axis.barh(
+        bars = axis.barh(
             y, rows["latency (ms)"], height, xerr=spread, color=COLOURS[number], label=way, ecolor="0.2"
         )
+        # emulated bf16 is so slow that the others' bars can hardly be read beside it
+        axis.bar_label(bars, [_milliseconds(t) for t in rows["latency (ms)"]], padding=3, fontsize=7)
     backbones = table.drop_duplicates("model")["backbone"].str.removeprefix("tf_").str.split(".").str[0]
     axis.set_yticks(range(len(models)), [f"{m}\n{b}" for m, b in zip(models, backbones, strict=True)])
     axis.invert_yaxis()
+    axis.margins(x=0.1)
     axis.set(xlabel="time of one crop (ms): median, quartiles")
     axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _milliseconds(time: float) -> str:
+    """To three digits; nothing where a model was not run that way."""
+    return "" if np.isnan(time) else f"{time:.0f}" if time >= 100 else f"{time:.3g}"
 
 
 def growth(table: pd.DataFrame) -> Figure:

@@ -59,6 +59,13 @@ class Page:
         self._note("runs", {"name": str(run.folder), "file": f"{run.folder}/result.json"})
         return run
 
+    def uses_all(self, runs: dict[str, list[AnyRun]]) -> dict[str, list[AnyRun]]:
+        """As `uses`, of the runs of all variants."""
+        for of_variant in runs.values():
+            for run in of_variant:
+                self.uses(run)
+        return runs
+
     def finish(self, headline: str, **numbers: Any) -> None:
         """Write ``runs/<profile>/results/NOTEBOOK.json``: proof that the notebook came to its end."""
         result = {"notebook": self.notebook, "headline": headline, "numbers": numbers, **self.saved}

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import strip_color
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -52,9 +52,11 @@ class Notebook:
     code: list[str]
     needs: list[str]
     folder: Path  # runs/<profile>
+    share: float | None = None  # of the workbook's work, beside the others' shares
     status: str = "waiting"  # then: running, done, skipped, failed, not run
     remark: str = ""
     seconds: float | None = None
+    expected: float | None = None  # seconds, from its last time here; 0 where nothing has changed since
     headline: str = ""
     error: dict[str, str] = field(default_factory=dict)  # where, name, message
     cell: int = 0
@@ -152,6 +154,7 @@ def _run_all(everything, chosen, settings: Profile, parameters, force, console: 
     library = _digest(*sorted(Path(__file__).parents[1].rglob("*.py")))
     progress_file = settings.folder / "progress.json"
     selected = [n for n in everything if n.name in chosen]
+    _expect(selected, everything, settings, parameters, library, force)
     board = Board(selected, progress_file)
     with Live(board, console=console) if console.is_terminal else contextlib.nullcontext():
         for notebook in selected:
@@ -172,6 +175,8 @@ def _run_all(everything, chosen, settings: Profile, parameters, force, console: 
             if not console.is_terminal:
                 took = f" in {notebook.seconds:.0f} s" if notebook.status in ("done", "failed") else ""
                 _say(console, f"{notebook.name}: {notebook.told}{took}")
+                if left := _in_words(seconds_left(selected)):
+                    _say(console, left)
     for notebook in everything:
         if notebook not in selected:
             _recall(notebook)
@@ -210,7 +215,8 @@ def _nearest(name: str, known: list[str]) -> str:
 def _read_notebook(source: Path, settings: Profile) -> Notebook:
     content = nbformat.read(source, as_version=4)
     code = [f"{c.cell_type} {c.metadata.get('tags', [])} {c.source}" for c in content.cells]
-    return Notebook(source, code, list(content.metadata.get("iqa", {}).get("needs", [])), settings.folder)
+    about = content.metadata.get("iqa", {})
+    return Notebook(source, code, list(about.get("needs", [])), settings.folder, about.get("share"))
 
 
 def _check_needs(notebooks: list[Notebook]) -> None:
@@ -285,6 +291,59 @@ def _environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+# ---- how long it takes -----------------------------------------------------------------------------------
+
+
+def _expect(
+    selected: list[Notebook], everything, settings: Profile, parameters, library, force: bool
+) -> None:
+    """What each notebook took here the last time; nothing, where it will be skipped."""
+    changed = set()
+    for notebook in selected:
+        inputs = _inputs(notebook, everything, settings, parameters, library)
+        if (
+            not force
+            and not changed.intersection(notebook.needs)
+            and _is_unchanged(notebook, inputs, settings)
+        ):
+            notebook.expected = 0.0
+        else:
+            changed.add(notebook.name)
+            state = read_json(notebook.state)
+            notebook.expected = None if state.get("error") else state.get("seconds")
+
+
+def seconds_left(selected: list[Notebook]) -> float | None:
+    """Of the whole call; None while that is unknown.
+
+    A notebook that never ran here is expected to take its share of the work at the pace of those that this call ran.
+    """
+    ran = [n for n in selected if n.status == "done" and n.share]
+    pace = sum(n.seconds for n in ran) / sum(n.share for n in ran) if ran else None
+    left = 0.0
+    for notebook in selected:
+        if notebook.status not in ("waiting", "running"):
+            continue
+        expected = notebook.expected
+        if expected is None and pace is not None and notebook.share:
+            expected = pace * notebook.share
+        if expected is None:
+            return None
+        elapsed = time.monotonic() - notebook.started if notebook.status == "running" else 0.0
+        left += max(expected - elapsed, 0.0)
+    return left
+
+
+def _in_words(seconds: float | None) -> str:
+    """Empty where there is nothing to say."""
+    if not seconds:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes >= 100:
+        return f"about {minutes / 60:.0f} h left"
+    return f"about {minutes} min left" if minutes else "less than a minute left"
 
 
 # ---- skipping --------------------------------------------------------------------------------------------
@@ -396,12 +455,16 @@ def _versions() -> dict[str, str]:
 
 
 class Board:
-    """One line per notebook, drawn anew by rich several times a second."""
+    """One line per notebook and one of the time left, drawn anew by rich several times a second."""
 
     def __init__(self, notebooks: list[Notebook], progress_file: Path):
         self.notebooks, self.progress_file = notebooks, progress_file
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group | Table:
+        left = _in_words(seconds_left(self.notebooks))
+        return Group(self._grid(), Text(left)) if left else self._grid()
+
+    def _grid(self) -> Table:
         grid = Table.grid(padding=(0, 2))
         for n in self.notebooks:
             if n.status != "running":

@@ -40,7 +40,7 @@ from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.paths import read_csv
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.scoring.score import Scorer
-from iqa_lib.study.page import save_figure, save_table
+from iqa_lib.study.page import Page
 from iqa_lib.training.runs import Run
 from iqa_lib.workbook.report import read_json
 
@@ -499,8 +499,6 @@ def stored(tmp_path_factory):
     )
     table["prediction"], table["alpha1"] = table["score"] + 1, 0.25
     result = {
-        "test": {"SRCC": {"value": 0.5, "low": 0.25, "high": 0.75}},
-        "test_images": 30,
         "best_epoch": 1,
         "parameters": 10,
         "logistic": [100.0, 0.0, 50.0, 10.0],
@@ -686,8 +684,9 @@ def test_no_text_of_an_exported_table_is_a_formula_and_numbers_are_untouched(hom
     texts = [f"{start}cmd|' /C calc'!A0" for start in ("=", "+", "-", "@", "\t", "\r")] + ["'=1", "plain.png"]
     table = pd.DataFrame({"=image": texts, "score": -np.arange(8.0)})
     settings_ = load_profile("smoke")
-    save_table(settings_, table, "table", "a caption")
-    save_figure(settings_, Figure(), "figure", "a caption", data=table)
+    page = Page(settings_, "notebook")
+    page.save(table, "table", "a caption")
+    page.save(Figure(), "figure", "a caption", data=table)
     for name in ("table.csv", "figure.csv"):
         written = (settings_.figures / name).read_bytes().decode()
         rows = list(csv.reader(io.StringIO(written, newline="")))

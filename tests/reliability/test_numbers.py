@@ -13,7 +13,7 @@ from iqa_lib.errors import RunError
 from iqa_lib.profile import load_profile
 from iqa_lib.study import exhibits as study
 from iqa_lib.study import figures, tables
-from iqa_lib.study import page as outputs
+from iqa_lib.study.page import Page, styled, to_latex
 from iqa_lib.training import losses
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.runs import Run
@@ -86,13 +86,7 @@ def stored(folder, predicted, score):
     table = pd.DataFrame(
         {"image": [f"{i}.png" for i in range(len(score))], "score": score, "prediction": predicted}
     )
-    numbers = metrics.report(table["prediction"], table["score"], None, 100)
-    result = {
-        "test": {name: interval._asdict() for name, interval in numbers.items()},
-        "test_images": len(table),
-        "parameters": 1_000_000,
-        "best_epoch": 1,
-    }
+    result = {"parameters": 1_000_000, "best_epoch": 1, "logistic": None}
     run.complete_with(table.assign(split="test", reference=table["image"]), result, "cpu", 0.0)
     return run
 
@@ -108,18 +102,18 @@ UNDEFINED = {
 def test_an_undefined_correlation_is_told_as_undefined_from_metric_to_report(home, record, what):
     settings = load_profile("smoke", bootstrap_samples=100)
     run = stored(home / what.replace(" ", "-"), *UNDEFINED[what])
-    measured = run.result["test"]
-    assert all(np.isnan(measured[name]["value"]) for name in ("SRCC", "PLCC", "KRCC"))
-    assert measured["RMSE"]["value"] >= 1
-    assert str(metrics.Interval(**measured["SRCC"])) == "undefined"
+    measured = run.measure(100)
+    assert all(np.isnan(measured[name].value) for name in ("SRCC", "PLCC", "KRCC"))
+    assert measured["RMSE"].value >= 1
+    assert str(measured["SRCC"]) == "undefined" and np.isnan(run.srcc)
 
     runs = {"constant": [run], "sound": [stored(home / "sound", np.arange(12.0) ** 2, np.arange(12.0))]}
     table = study.measured(settings, runs).set_index("variant")
     assert table.loc["constant", ["SRCC", "95 % low", "95 % high", "PLCC"]].isna().all()
     assert table.loc["sound", "SRCC"] == 1
     table = table.reset_index()
-    assert outputs.styled(table).to_html().count("–") >= 4
-    written = outputs.to_latex(table, "x", "x")
+    assert styled(table).to_html().count("–") >= 4
+    written = to_latex(table, "x", "x")
     (row,) = [line for line in written.splitlines() if line.startswith("constant")]
     assert (
         "--" in row
@@ -127,15 +121,15 @@ def test_an_undefined_correlation_is_told_as_undefined_from_metric_to_report(hom
         and "1.0000 " not in row.partition("parameters")[0].rsplit("&", 1)[0]
     )
 
-    outputs.save_table(settings, table[["variant", "SRCC"]], "numbers", "numbers")
-    outputs.save_figure(
-        settings,
+    page = Page(settings, "numbers")
+    page.save(table[["variant", "SRCC"]], "numbers", "numbers")
+    page.save(
         figures.bars_of_variants(table, {"constant": np.array([np.nan]), "sound": np.array([1.0])}),
         "bars",
         "bars",
     )
-    page = report.write_index(settings).read_text(encoding="utf-8")
-    cells = page.partition("constant</td>")[2][:80]
+    index = report.write_index(page).read_text(encoding="utf-8")
+    cells = index.partition("constant</td>")[2][:80]
     assert "–" in cells and "nan" not in cells.lower()
     assert "SRCC undefined" in figures.predicted_against_true(run.test, "MOS").axes[0].get_title()
     if what != "one test image":
