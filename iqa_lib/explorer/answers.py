@@ -20,7 +20,7 @@ from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.errors import DataError, ImageError
 from iqa_lib.explorer import drawing
 from iqa_lib.models.smart_iqa import BlindIQA
-from iqa_lib.profile import Profile
+from iqa_lib.profile import RunSettings
 from iqa_lib.study import explain
 from iqa_lib.training.evaluate import ALPHAS
 from iqa_lib.training.runs import Run
@@ -152,18 +152,18 @@ class Answers:
         return self._models[label]
 
 
-def _score(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> Score:
+def _score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Score:
     crops = explain.score_crops(settings, model, image_HWC)
     alphas = tuple(crops[ALPHAS].mean()) if ALPHAS[0] in crops else None
     return Score(float(crops["score"].mean()), alphas)
 
 
-def _activations(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+def _activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
     activation_SHW = explain.examine(settings, model, image_HWC).activation_SHW
     return np.stack([drawing.shrink(map_HW, drawing.CELL) for map_HW in activation_SHW])
 
 
-def _quality(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+def _quality(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
     window = min(96, settings.crop_size)
     height, width = image_HWC.shape[:2]
     stride = min(window, max(STRIDE, round((height * width / MOST_CROPS) ** 0.5)))
@@ -181,7 +181,7 @@ def labelled(runs: list[Run]) -> dict[str, Run]:
     return labels
 
 
-def read_upload(name: str, content: bytes, settings: Profile) -> Picture:
+def read_upload(name: str, content: bytes, settings: RunSettings) -> Picture:
     """An uploaded file at the profile's working size.
 
     Raises:

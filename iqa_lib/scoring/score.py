@@ -33,7 +33,7 @@ from iqa_lib.errors import CheckpointError, DataError, ImageError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
-from iqa_lib.profile import Profile
+from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.evaluate import EVALUATION_BATCH, on_every_core, stages_of
 from iqa_lib.training.runs import MODEL, Run
@@ -52,7 +52,7 @@ class Scorer(NamedTuple):
     """A model and how its images are prepared (``settings``: resolution, crop size, precision)."""
 
     name: str
-    settings: Profile
+    settings: RunSettings
     model: BlindIQA
 
     def score_crops(self, crops_BCHW: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def _default() -> Scorer:
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
     # Always float32: bf16, twice as fast, moves single scores by up to two points.
-    settings = Profile(
+    settings = RunSettings(
         profile="scoring",
         dataset="any",
         backbone=model.backbone.name,

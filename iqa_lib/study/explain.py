@@ -26,7 +26,7 @@ from iqa_lib.errors import ExplainError
 from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import StageAttention, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
-from iqa_lib.profile import Profile
+from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.evaluate import ALPHAS, EVALUATION_BATCH, maps_of, stage_batches, stages_of
 
@@ -42,7 +42,7 @@ class Examination(NamedTuple):
     activation_SHW: np.ndarray  # mean absolute activation of each stage, at image coordinates
 
 
-def examine(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> Examination:
+def examine(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Examination:
     """Score, stage weights and activation maps (paper, Appendix D) from one pass of the backbone.
 
     Crops overlap; where they do, a map is the mean of theirs, weighted by the distance from a crop's side.
@@ -68,7 +68,7 @@ def examine(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> Examin
 
 
 def score_crops(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner] | None = None
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner] | None = None
 ) -> pd.DataFrame:
     """One row per crop: top, left (px), score (0–100) and, with attention, the stage weights ``ALPHAS``.
 
@@ -83,7 +83,7 @@ def score_crops(
     return pd.concat([table for _, _, table in _look(settings, model, image_HWC, corners)], ignore_index=True)
 
 
-def attention(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> pd.DataFrame:
+def attention(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> pd.DataFrame:
     """Stage weights of each crop of the grid: top, left (px), ``ALPHAS``; their mean is the image's.
 
     Raises:
@@ -94,7 +94,7 @@ def attention(settings: Profile, model: BlindIQA, image_HWC: np.ndarray) -> pd.D
 
 
 def quality_map(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, stride: int = 32, window: int = 96
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, stride: int = 32, window: int = 96
 ) -> np.ndarray:
     """Local quality (H, W), 0–100: scores of small overlapping crops, placed back.
 
@@ -121,7 +121,7 @@ def quality_map(
 
 
 def occlusion(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, patch: int = 144, stride: int | None = None
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, patch: int = 144, stride: int | None = None
 ) -> np.ndarray:
     """What each part adds to the score (H, W), in points: how far the score falls when the part is blurred.
 
@@ -156,7 +156,7 @@ def occlusion(
 
 
 def under_distortion(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, name: str, seed: int = 0
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, name: str, seed: int = 0
 ) -> list[tuple[np.ndarray, Examination]]:
     """The image itself and under the five levels of a KADID-10k distortion, each with its examination."""
     shown = [image_HWC, *(distort(image_HWC, name, level, seed) for level in range(1, 6))]
@@ -177,7 +177,7 @@ def spoil_quarter(
 # --- a set of images --------------------------------------------------------------------------------------
 
 
-def stage_weights(settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
+def stage_weights(settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
     """Stage weights of every crop of these images: ``row`` of the image table and ``ALPHAS``.
 
     Raises:
@@ -209,7 +209,7 @@ def with_untrained_attention(model: BlindIQA, seed: int = 0) -> BlindIQA:
 
 
 def score_with_other_weights(
-    settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray, seed: int = 0
+    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray, seed: int = 0
 ) -> pd.DataFrame:
     """Predicted scores of these images, one column for each way to set the stage weights.
 
@@ -234,7 +234,7 @@ def score_with_other_weights(
     return table.groupby(learned["row"]).mean().loc[rows].reset_index(drop=True)
 
 
-def stage_statistics(settings: Profile, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
+def stage_statistics(settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
     """Per image and stage: ``activation`` (its mean) and ``unevenness`` (its SD over places / its mean).
 
     Activation is the mean absolute value over channels (paper, Appendix D); columns ``row``, ``stage`` 1–4.
@@ -281,7 +281,7 @@ def _require_image(image_HWC: np.ndarray, crop_size: int) -> None:
 
 
 def _look(
-    settings: Profile, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner]
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner]
 ) -> Iterator[tuple[list[Corner], list[Tensor], pd.DataFrame]]:
     """For each batch of crops: their corners, feature maps, and table of score and stage weights."""
     model.eval()
@@ -307,7 +307,7 @@ def _mirrored(crop_HWC: np.ndarray, size: int | None) -> np.ndarray:
     return np.pad(crop_HWC, ((0, missing), (0, missing), (0, 0)), mode="symmetric")
 
 
-def _score(settings: Profile, model: BlindIQA, crops_BHWC: np.ndarray) -> list[float]:
+def _score(settings: RunSettings, model: BlindIQA, crops_BHWC: np.ndarray) -> list[float]:
     model.eval()
     with torch.inference_mode():
         stages = stages_of(settings, model, torch.from_numpy(crops_BHWC).permute(0, 3, 1, 2))
