@@ -234,7 +234,9 @@ def score_with_other_weights(
     return table.groupby(learned["row"]).mean().loc[rows].reset_index(drop=True)
 
 
-def stage_statistics(settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
+def stage_statistics(
+    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray
+) -> pd.DataFrame:
     """Per image and stage: ``activation`` (its mean) and ``unevenness`` (its SD over places / its mean).
 
     Activation is the mean absolute value over channels (paper, Appendix D); columns ``row``, ``stage`` 1–4.
