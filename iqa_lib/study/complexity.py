@@ -49,6 +49,7 @@ EMULATED = 3  # measurements where bf16 is emulated: enough to see by what facto
 EMULATED_SHARE = 0.2  # of the seconds, for it
 FLOAT_ONNX, INT8_ONNX = "float32, ONNX Runtime", "INT8, ONNX Runtime"
 CALIBRATION_CROPS = 32  # training crops that INT8's ranges are measured on
+ONNX_BATCH = 4  # crops at once: few, as for torch on a processor
 
 # In `precisions`
 PART = 8 * EVALUATION_BATCH  # crops that each precision scores before the next has its turn
@@ -361,7 +362,7 @@ def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
         p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")
     }
     with tempfile.TemporaryDirectory() as folder:
-        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size, EVALUATION_BATCH)
+        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size, ONNX_BATCH)
         engines[FLOAT_ONNX] = _by_onnx(OnnxScorer(plain), images, settings.crop_size)
         int8 = to_int8(plain, Path(folder) / "8", _calibration(settings, images))
         engines[INT8_ONNX] = _by_onnx(OnnxScorer(int8), images, settings.crop_size)
@@ -380,7 +381,10 @@ Engine = Callable[[list[Crop]], np.ndarray]  # crops of an image set to their sc
 def _by_torch(settings: Profile, model: BlindIQA, images: ImageSet) -> Engine:
     def score(crops: list[Crop]) -> np.ndarray:
         stages = through_backbone(
-            settings, model, lambda batch: images.crops(batch, settings.crop_size), _batches(crops)
+            settings,
+            model,
+            lambda batch: images.crops(batch, settings.crop_size),
+            _batches(crops, EVALUATION_BATCH),
         )
         with torch.inference_mode():
             return torch.cat([model.score_stages(few).float() for few in stages]).double().cpu().numpy()
@@ -389,19 +393,17 @@ def _by_torch(settings: Profile, model: BlindIQA, images: ImageSet) -> Engine:
 
 
 def _by_onnx(scorer: OnnxScorer, images: ImageSet, size: int) -> Engine:
-    def score(crops: list[Crop]) -> np.ndarray:
-        filled = [
-            *crops,
-            *[crops[-1]] * (-len(crops) % EVALUATION_BATCH),
-        ]  # the file takes whole batches alone
-        scores = [scorer(images.crops(batch, size).cpu().numpy()) for batch in _batches(filled)]
-        return np.concatenate(scores)[: len(crops)]
-
-    return score
+    return lambda crops: np.concatenate([scorer(few) for few in _for_onnx(images, crops, size)])[: len(crops)]
 
 
-def _batches(crops: list[Crop]) -> list[list[Crop]]:
-    return [crops[start : start + EVALUATION_BATCH] for start in range(0, len(crops), EVALUATION_BATCH)]
+def _for_onnx(images: ImageSet, crops: list[Crop], size: int) -> Iterator[np.ndarray]:
+    """Batches of the one size that the file takes: the last is filled up with its last crop."""
+    filled = [*crops, *[crops[-1]] * (-len(crops) % ONNX_BATCH)]
+    return (images.crops(batch, size).cpu().numpy() for batch in _batches(filled, ONNX_BATCH))
+
+
+def _batches(crops: list[Crop], size: int) -> list[list[Crop]]:
+    return [crops[start : start + size] for start in range(0, len(crops), size)]
 
 
 class Scored(NamedTuple):
@@ -466,12 +468,11 @@ def _precision_table(scored: dict[str, Scored], scores: np.ndarray) -> pd.DataFr
     return pd.DataFrame(rows).round(4)
 
 
-def _calibration(settings: Profile, images: ImageSet) -> list[np.ndarray]:
+def _calibration(settings: Profile, images: ImageSet) -> Iterator[np.ndarray]:
     rows = images.rows("train")
     chosen = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION_CROPS, len(rows))).astype(int)]
     crops = grid_crops(images, chosen, settings.crop_size)[:CALIBRATION_CROPS]
-    whole = _batches(crops[: max(EVALUATION_BATCH, len(crops) // EVALUATION_BATCH * EVALUATION_BATCH)])
-    return [images.crops(batch, settings.crop_size).cpu().numpy() for batch in whole]
+    return _for_onnx(images, crops, settings.crop_size)
 
 
 # --- accuracy beside cost, and growth ---------------------------------------------------------------------
