@@ -89,9 +89,9 @@ def train_on_a_disk_that_fills(writer, room):
 
 
 FILLS = {
-    "the checkpoint": (("train.save_state", 3), MB),
-    "the weights": (("train._save_model", 1), MB),
-    "the results": (("train._finish", 1), 0),
+    "the checkpoint": (("training.train.save_state", 3), MB),
+    "the weights": (("training.train._save_model", 1), MB),
+    "the results": (("training.train._finish", 1), 0),
     "the decoded images": (("data.crops.in_order", 1), 400_000),
 }
 
