@@ -19,12 +19,13 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iqa_lib import machine, runs
+from iqa_lib import machine
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import ImageSet, grid, load_images
 from iqa_lib.errors import RunError
 from iqa_lib.models import smart_iqa
 from iqa_lib.profile import load_profile
+from iqa_lib.training import runs
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import (
