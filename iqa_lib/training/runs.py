@@ -255,8 +255,9 @@ def _of_an_earlier_version(store: Path, name: str, config: dict) -> Path | None:
     for folder in sorted(store.glob(f"{glob.escape(name)}-*")):
         try:
             stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            assert (folder / "result.json").is_file() and isinstance(stored, dict)
-        except (OSError, ValueError, AssertionError):
+        except (OSError, ValueError):
+            continue
+        if not isinstance(stored, dict) or not (folder / "result.json").is_file():
             continue
         if "precision" not in wanted:
             stored.pop("precision", None)
