@@ -80,6 +80,9 @@ class RunSettings(DataSettings):
         "auto", description="auto: bf16 where the hardware multiplies it, else float32"
     )
     compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
+    watch_test: bool = Field(
+        False, description="note the test split's agreement after every epoch; it chooses nothing"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @property
@@ -106,6 +109,9 @@ class Profile(RunSettings):
         (), description="metrics of pyiqa, scored on the same test images"
     )
     bootstrap_samples: int = Field(1000, ge=100)
+    random_crop_images: int | None = Field(
+        None, ge=20, description="test images whose random crops 04_sensitivity scores; null: all"
+    )
     measuring_seconds: float = Field(
         60,
         gt=0,

@@ -25,7 +25,7 @@ from iqa_lib.data.crops import ImageSet, grid, load_images
 from iqa_lib.errors import RunError
 from iqa_lib.models import smart_iqa
 from iqa_lib.profile import load_profile
-from iqa_lib.training import runs
+from iqa_lib.training import evaluate, runs
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import (
@@ -303,11 +303,38 @@ def test_the_papers_protocol_chooses_on_the_test_set_and_validates_on_nothing(ho
     assert len(load_images(settings).rows("train")) == len(images.rows("train")) + len(images.rows("val"))
 
 
-def test_the_honest_protocol_notes_the_test_set_and_chooses_without_it(home):
-    epochs = train(load_profile("smoke", epochs=3)).epochs
+def test_the_test_set_is_scored_once_at_the_end(home, monkeypatch):
+    scored = []
+
+    def predict(settings, model, images, rows, what, crops):
+        scored.append(what)
+        return evaluate.predict(settings, model, images, rows, what, crops)
+
+    monkeypatch.setattr(sys.modules[train.__module__], "predict", predict)
     run = train(load_profile("smoke", epochs=3))
-    assert run.result["best_epoch"] == epochs["val_srcc"].idxmax() + 1
-    assert run.srcc == pytest.approx(epochs["test_srcc"][run.result["best_epoch"] - 1], abs=1e-6)
+    assert scored == ["val", "val", "val", "test"]
+    assert not any(column.startswith("test") for column in run.epochs)
+
+
+def test_the_test_set_can_be_watched_and_chooses_nothing(home):
+    plain = train(load_profile("smoke", epochs=3))
+    watched = train(load_profile("smoke", epochs=3, watch_test=True))
+    pd.testing.assert_frame_equal(watched.predictions, plain.predictions)
+    best = watched.result["best_epoch"]
+    assert best == watched.epochs["val_srcc"].idxmax() + 1
+    assert watched.srcc == pytest.approx(watched.epochs["test_srcc"][best - 1], abs=1e-6)
+
+
+def test_predictions_of_the_test_split_that_are_no_numbers_are_refused_at_the_end(home, monkeypatch):
+    def predict(settings, model, images, rows, what, crops):
+        table = evaluate.predict(settings, model, images, rows, what, crops)
+        return table.assign(prediction=np.nan) if what == "test" else table
+
+    monkeypatch.setattr(sys.modules[train.__module__], "predict", predict)
+    settings = load_profile("smoke", epochs=2)
+    with pytest.raises(RunError, match="split 'test' are not finite"):
+        train(settings)
+    assert len(Run(settings, load_images(settings).fingerprint).epochs) == 2
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["whole", "frozen"])

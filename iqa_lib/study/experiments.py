@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iqa_lib.data.crops import ImageSet, load_images
+from iqa_lib.data.offline import EMBEDDED
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import DataSettings, Profile
 from iqa_lib.training.runs import Run
@@ -134,24 +135,23 @@ def _losses(settings: Profile) -> list[Variant]:
 
 
 def _augmentation(settings: Profile) -> list[Variant]:
+    found = [
+        Variant("as the profile"),
+        Variant("without flip", {"flip": False}, "add horizontal flip"),
+        Variant("without random crop", {"random_crop": False}, "remove random crop"),
+        Variant("colour jitter ± 20 %", {"colour_jitter": 0.2}, "add color jitter"),
+    ]
+    if settings.dataset in EMBEDDED:  # their images are smaller than every resolution that is tried
+        return found
     # The paper's three quarters; where crops would not fit, four thirds.
     share = 3 / 4 if settings.resolution * 3 / 4 >= settings.crop_size else 4 / 3
     other = round(settings.resolution * share)
-    changes = {
-        "as the profile": ({}, None),
-        "without flip": ({"flip": False}, "add horizontal flip"),
-        "without random crop": ({"random_crop": False}, "remove random crop"),
-        f"resolution {other}": (
-            {"resolution": other},
-            "resize to 384x288 instead of 512x384" if share < 1 else None,
-        ),
-        "colour jitter ± 20 %": ({"colour_jitter": 0.2}, "add color jitter"),
-    }
-    return [Variant(label, change, paper) for label, (change, paper) in changes.items()]
+    published = "resize to 384x288 instead of 512x384" if share < 1 else None
+    return [*found, Variant(f"resolution {other}", {"resolution": other}, published)]
 
 
 def _protocol(settings: Profile) -> list[Variant]:
-    return [Variant("as the profile")]
+    return [Variant("as the profile", {"watch_test": True})]
 
 
 EXPERIMENTS = {

@@ -150,15 +150,14 @@ def test_on(run: Run, dataset: str, images: ImageSet) -> pd.DataFrame:
     return run.read_table(name)
 
 
-def score_random_crops(run: Run, images: ImageSet, per_image: int) -> np.ndarray:
-    """Scores (N, ``per_image``) of random crops of the test images; computed once, then read from the run's folder."""
-    path = run.folder / f"random-crops-{per_image}.npy"
+def score_random_crops(run: Run, images: ImageSet, rows: np.ndarray) -> np.ndarray:
+    """Scores (N, 20) of the paper's random crops of these test images; computed once, then read from the run's folder."""
+    path = run.folder / f"random-crops-{len(rows)}.npy"
     if not path.is_file():
-        rows = images.rows("test")
-        crops = draw_crops(run.settings, images, rows, per_image, draw=0)
+        crops = draw_crops(run.settings, images, rows, PAPER_TEST_CROPS, draw=0)
         scored = predict_crops(run.settings, run.load_model(), images, crops, "random crops")["prediction"]
         content = io.BytesIO()
-        np.save(content, scored.to_numpy().reshape(len(rows), per_image))
+        np.save(content, scored.to_numpy().reshape(len(rows), PAPER_TEST_CROPS))
         paths.write_atomically(path, content.getvalue())
     return np.load(path)
 

@@ -3,9 +3,9 @@
 A run that dies goes on at the start of the epoch it died in: every random choice of an epoch comes from
 (seed, epoch), and all other state is in ``state.pt``.
 
-Under the ``honest`` protocol the validation split chooses the epoch. The test split's agreement is noted beside
-it in ``epochs.jsonl``, so that a study can show what choosing on the test set would have gained; nothing here
-reads it. Under ``paper`` the test split chooses, on random crops, as in the reference code.
+Under the ``honest`` protocol the validation split chooses the epoch and the test split is scored once, at the end.
+Under ``paper`` the test split chooses, on random crops, as in the reference code. ``watch_test`` notes the test split's
+agreement after every epoch, for the table of what choosing on it would have gained; nothing here reads it.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
                 f"at least 3 needed."
             )
     train_rows = rows_of["train"]
+    watched = (chooser, "test") if settings.watch_test and chooser != "test" else (chooser,)
 
     loop = Loop.start(settings, images, accelerator)
     model, optimizer, schedule = loop.model, loop.optimizer, loop.schedule
@@ -150,16 +151,9 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
         with machine.freed_memory_kept():
             learnt = train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)
         row, scored_now = {"epoch": epoch, **learnt}, {}
-        for split in dict.fromkeys((chooser, "test")):
-            crops = evaluation_crops(settings, images, rows_of[split], epoch)
-            scored_now[split] = predict(settings, model, images, rows_of[split], split, crops)
-            predicted = scored_now[split]["prediction"]
-            if not np.isfinite(predicted).all():
-                _refuse_predictions(predicted, images.table["image"].iloc[rows_of[split]], loop, epoch)
-            score = images.scores(rows_of[split])
-            row[f"{split}_srcc"] = metrics.srcc(predicted, score)
-            row[f"{split}_plcc"] = metrics.plcc(predicted, score)
-            row[f"{split}_rmse"] = metrics.rmse(predicted, score)
+        for split in watched:
+            scored_now[split] = _score(settings, model, images, rows_of[split], split, epoch)
+            row |= _agreement(split, scored_now[split]["prediction"], images.scores(rows_of[split]))
         row["learning_rate_head"] = schedule.get_last_lr()[-1]
         with _needing_the_others(accelerator):
             (row,) = broadcast_object_list([row])  # what the first process measured decides for all
@@ -191,7 +185,10 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
             f"Run it again: it begins anew."
         )
     best["parameters"] = sum(p.numel() for p in model.parameters())
-    scored = scored or _score_best(run, settings, images, rows_of, best["epoch"], accelerator.device)
+    best_model = run.load_model().to(accelerator.device)
+    for split in (chooser, "test"):
+        if split not in scored:  # an epoch of before this process began, or a test split that nobody watched
+            scored[split] = _score(settings, best_model, images, rows_of[split], split, best["epoch"])
     _finish(run, settings, images, scored, best, len(epochs), accelerator.device, time.monotonic() - started)
 
 
@@ -375,13 +372,26 @@ def _refuse(losses: list[float], batches: list[np.ndarray], crops: ImageBatches,
     )
 
 
-def _refuse_predictions(predicted: pd.Series, names: pd.Series, loop: Loop, epoch: int) -> None:
-    """Before weights that have gone astray become the state to go on from."""
-    wrong = ~np.isfinite(predicted.to_numpy())
-    raise RunError(
-        f"After the last batch of epoch {epoch}, {wrong.sum()} of {len(predicted)} predictions are not finite (images "
-        f"{', '.join(names[wrong][:3])}, …; learning rates {loop.schedule.get_last_lr()}). {LOWER_THE_RATE}"
-    )
+def _score(
+    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray, split: str, epoch: int
+) -> pd.DataFrame:
+    """Predictions of a split (`predict`); refused where weights that have gone astray predict no number."""
+    crops = evaluation_crops(settings, images, rows, epoch)
+    scored = predict(settings, model, images, rows, split, crops)
+    wrong = ~np.isfinite(scored["prediction"].to_numpy())
+    if wrong.any():
+        names = images.table["image"].iloc[rows[wrong][:3]]
+        raise RunError(
+            f"After the last batch of epoch {epoch}, {wrong.sum()} of {len(rows)} predictions of split '{split}' are not "
+            f"finite (images {', '.join(names)}, …; learning rates began at "
+            f"[{settings.learning_rate_backbone}, {settings.learning_rate_head}]). {LOWER_THE_RATE}"
+        )
+    return scored
+
+
+def _agreement(split: str, predicted: pd.Series, score: np.ndarray) -> dict[str, float]:
+    functions = (metrics.srcc, metrics.plcc, metrics.rmse)
+    return {f"{split}_{f.__name__}": f(predicted, score) for f in functions}
 
 
 def training_crops(
@@ -467,29 +477,6 @@ def _save_model(model: BlindIQA, folder: Path) -> None:
             paths.sync(unfinished / name)
             (unfinished / name).replace(folder / name)
         shutil.rmtree(unfinished)
-
-
-def _score_best(
-    run: Run,
-    settings: RunSettings,
-    images: ImageSet,
-    rows_of: dict[str, np.ndarray],
-    epoch: int,
-    device: torch.device,
-) -> dict[str, pd.DataFrame]:
-    """The best epoch's predictions once more, where it ended before this process began."""
-    model = run.load_model().to(device)
-    return {
-        split: predict(
-            settings,
-            model,
-            images,
-            rows_of[split],
-            split,
-            evaluation_crops(settings, images, rows_of[split], epoch),
-        )
-        for split in (("val", "test") if settings.protocol == "honest" else ("test",))
-    }
 
 
 def _finish(

@@ -32,13 +32,23 @@ def spoil_gradient(predicted, label, wrong):
 
 
 SPOILT = {
-    "nan": (7, spoil_loss, float("nan"), r"The loss is nan in epoch 2, batch 2 \(images .*learning rates \["),
-    "inf": (7, spoil_loss, float("inf"), r"The loss is inf in epoch 2, batch 2 \(images .*learning rates \["),
+    "nan": (
+        7,
+        spoil_loss,
+        float("nan"),
+        r"The loss is nan in epoch 2, batch 2 \(images .*learning rates \[",
+    ),
+    "inf": (
+        7,
+        spoil_loss,
+        float("inf"),
+        r"The loss is inf in epoch 2, batch 2 \(images .*learning rates \[",
+    ),
     "weights": (
         10,
         spoil_gradient,
         0,
-        r"After the last batch of epoch 2, .* are not finite \(images .*learning rates \[",
+        r"After the last batch of epoch 2, .* are not finite \(images .*learning rates began at \[",
     ),
 }
 
