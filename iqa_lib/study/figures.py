@@ -192,7 +192,7 @@ def distortion_gallery(photograph: np.ndarray) -> Figure:
     ``photograph`` is uint8, H x W x 3; its middle part is shown, large enough to see noise and blocks.
     """
     table = list(DISTORTIONS.values())
-    figure, axes = plt.subplots(1, 2, figsize=(13, 11), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 7.3), layout="constrained")
     for axis, part in zip(axes, (table[:13], table[13:]), strict=True):
         _distortion_rows(axis, photograph, part)
     axes[1].set_ylim(axes[0].get_ylim())
@@ -210,11 +210,11 @@ def _distortion_rows(axis: plt.Axes, photograph: np.ndarray, distortions: list[D
             image = _middle(distort(photograph, distortion.name, column + 1))
             page[y : y + height, column * step_x : column * step_x + width] = image
             text = f"level {column + 1}: {strength:g}" if row == 0 else f"{strength:g}"
-            axis.text(column * step_x + width / 2, y, text, fontsize=7.5, ha="center", va="bottom")
+            axis.text(column * step_x + width / 2, y, text, fontsize=5, ha="center", va="bottom")
         name, parameter = (textwrap.fill(text, 18) for text in (distortion.name, distortion.parameter))
         left, middle = -1.35 * step_x, y + height / 2
-        axis.text(left, middle, name, fontsize=8.5, weight="bold", va="bottom")
-        axis.text(left, middle, parameter, fontsize=7.5, va="top")
+        axis.text(left, middle, name, fontsize=5.6, weight="bold", va="bottom")
+        axis.text(left, middle, parameter, fontsize=5, va="top")
     axis.imshow(page)
     axis.set_xlim(-1.35 * step_x, None)
     axis.axis("off")

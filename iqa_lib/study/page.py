@@ -16,8 +16,6 @@ from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
 from iqa_lib.training.runs import StoredRun
 
-WIDEST_PNG = 2400  # px; narrower figures have 300 dpi
-
 AnyRun = TypeVar("AnyRun", bound=StoredRun)
 
 
@@ -46,8 +44,7 @@ class Page:
             paths.write_atomically(target.with_suffix(".tex"), to_latex(exhibit, name, caption))
             self._note("tables", {"name": name, "caption": caption, "file": str(target)})
             return exhibit
-        dpi = min(300, WIDEST_PNG / exhibit.get_figwidth())
-        for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": dpi}}.items():
+        for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}.items():
             content = io.BytesIO()
             exhibit.savefig(content, format=suffix[1:], bbox_inches="tight", **options)
             paths.write_atomically(target.with_suffix(suffix), content.getvalue())
