@@ -10,7 +10,7 @@ S stages (4), H, W height and width.
 
 from __future__ import annotations
 
-from itertools import pairwise
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -104,13 +104,16 @@ class StageAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, stage4_BC: Tensor) -> Tensor:
-        return self.weigh(self.dropout(F.relu(self.hidden(stage4_BC)))).softmax(dim=1)
+        alpha_BS = self.weigh(self.dropout(F.relu(self.hidden(stage4_BC)))).softmax(dim=1)
+        return _without_denormals(alpha_BS)
 
 
 def _content_layers(in_channels: int, hidden: tuple[int, int], dropout: float) -> nn.Sequential:
     widths = (in_channels, *hidden, HYPER_CHANNELS)
     layers = [
-        layer for before, after in pairwise(widths) for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
+        layer
+        for before, after in itertools.pairwise(widths)
+        for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
     ]
     return nn.Sequential(*layers, nn.Dropout(dropout))
 
@@ -139,7 +142,19 @@ class HyperNetwork(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             b = bias(mean)
             layers.append((weight(content).reshape(*b.shape, -1), b))
-        return [*layers, (self.last_weight(mean).unsqueeze(1), self.last_bias(mean))]
+        layers.append((self.last_weight(mean).unsqueeze(1), self.last_bias(mean)))
+        for generated in itertools.chain(*layers):
+            if generated.requires_grad and not generated.is_cuda:
+                generated.register_hook(_without_denormals)
+        return layers
+
+
+def _without_denormals(values: Tensor) -> Tensor:
+    """Saturated sigmoids make gradients, and a softmax weights, so small that they change no sum in float32.
+
+    Their products are denormal numbers, which processors are slow with: training a head took 2 to 5 times as long.
+    """
+    return torch.where(values.abs() < 1e-20, 0.0, values)
 
 
 def target_network(vector_BV: Tensor, layers: list[tuple[Tensor, Tensor]], dropout: nn.Module) -> Tensor:
@@ -163,7 +178,7 @@ class FixedRegressor(nn.Module):
     def __init__(self, in_channels: int, hidden: tuple[int, int], dropout: float):
         super().__init__()
         self.content = _content_layers(in_channels, hidden, dropout)
-        widths = pairwise((VECTOR + HYPER_CHANNELS, *LAYERS))
+        widths = itertools.pairwise((VECTOR + HYPER_CHANNELS, *LAYERS))
         layers = [layer for before, after in widths for layer in (nn.Linear(before, after), nn.Sigmoid())]
         self.hidden = nn.Sequential(*layers)
         self.last = nn.Linear(LAYERS[-1], 1)
