@@ -120,14 +120,14 @@ class Difference:
     def covers(self) -> str:
         """Which chances the interval allows for; one run of a method says nothing of its next run."""
         units = "images" if self.groups is None else "references"
-        if self.groups is not None and self.groups < FEW_REFERENCES:
-            units = f"{self.groups} references (rough)"
+        rough = f"; rough, {self.groups} references" if (self.groups or math.inf) < FEW_REFERENCES else ""
         repeated = [name for name, runs in zip(("first", "second"), self.seeds, strict=True) if runs > 1]
         if self.scatter is not None and len(repeated) < 2:
-            return f"{units} and runs (scatter of {self.scatter.runs} runs of {self.scatter.of})"
+            return f"{units} and runs (scatter of {self.scatter.runs} runs of {self.scatter.of}){rough}"
         if not repeated:
-            return f"{units} only ({'one model' if self.same_models else 'one run each'})"
-        return f"{units} and runs" if len(repeated) == 2 else f"{units} and the {repeated[0]} method's runs"
+            return f"{units} only ({'one model' if self.same_models else 'one run each'}){rough}"
+        runs = "runs" if len(repeated) == 2 else f"the {repeated[0]} method's runs"
+        return f"{units} and {runs}{rough}"
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
