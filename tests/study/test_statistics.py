@@ -142,7 +142,7 @@ def test_the_intervals_of_a_family_are_wider_and_so_is_what_it_can_detect():
 
 def test_what_would_decide_it_decides_it():
     """The half-width that so many images, or runs, leave, is the one that 80 % power needs."""
-    d = Difference(0.001, 0.004**2, (0.003**2, 0.003**2), (999, 2, 2), 1000, None, (3, 3))
+    d = Difference(0.006, 0.004**2, (0.003**2, 0.003**2), (999, 2, 2), 1000, None, (3, 3))
     assert verdict(d, 0.014) == UNTOLD
     needed = would_decide(d, 0.014)
     runs, images = (int(part.split()[0].replace(",", "")) for part in needed.split(" or "))
