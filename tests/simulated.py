@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from iqa_lib import metrics
-from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, SIZE, compare, verdict
+from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, SIZE, Scatter, compare, verdict
 
 
 def normal(rng, images, references=None, rows=()):
@@ -95,8 +95,9 @@ def families(rng, family, run_sd, repeats):
         score, methods = study(
             rng, [0.87] * (family + 1), [3] * (family + 1), metrics.plcc, images=600, run_sd=run_sd
         )
+        scatter = Scatter.pooled({str(i): metrics.plcc(m, score) for i, m in enumerate(methods)})
         steps = [
-            compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=100)
+            compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=100, scatter=scatter)
             for before, after in itertools.pairwise(methods)
         ]
         holds.append(any(verdict(d, 0.0025, family) in (SIZE, DIRECTION) for d in steps))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def groups(files: list[str]) -> np.ndarray:
 
 
 def _alike(files: list[str]) -> np.ndarray:
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         thumbnails_NP = np.stack(list(pool.map(_thumbnail, files)))
     thumbnails_NP -= thumbnails_NP.mean(axis=1, keepdims=True)
     length_N1 = np.linalg.norm(thumbnails_NP, axis=1, keepdims=True)

@@ -8,7 +8,7 @@ from that interval. What cannot vary in the data is never judged: one run each s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +36,22 @@ FEW_REFERENCES = 20  # an interval over fewer is rough: it covers the truth 91 %
 
 @dataclass(frozen=True)
 class Scatter:
-    """How far runs of one configuration differ, as seen on ``runs`` of them; for configurations with one run."""
+    """How far runs of one configuration differ, pooled over configurations: SD, degrees of freedom, whose runs."""
 
     sd: float
-    runs: int
+    df: int
     of: str
+
+    @classmethod
+    def pooled(cls, srcc_of: Mapping[str, np.ndarray]) -> Scatter | None:
+        """From each configuration's numbers, one a run; None where they are too few to say."""
+        repeated = {label: values for label, values in srcc_of.items() if len(values) > 1}
+        df = sum(len(values) - 1 for values in repeated.values())
+        if df < 2:
+            return None
+        squares = sum(np.var(values, ddof=1) * (len(values) - 1) for values in repeated.values())
+        of = next(iter(repeated)) if len(repeated) == 1 else f"{len(repeated)} variants"
+        return cls(math.sqrt(squares / df), df, of)
 
 
 @dataclass(frozen=True)
@@ -49,38 +60,44 @@ class Difference:
 
     Attributes:
         of_units: its variance over resampled images, or references where there are ``groups``.
-        of_runs: variance over runs of the first, of the second method; what one run each cannot show is missing.
-        freedom: degrees of freedom of each variance.
+        of_runs: estimates of its variance over runs, each with its degrees of freedom: from these two methods' runs,
+            and from all of the experiment. The one that makes the wider interval counts: three runs that happen to
+            agree would else promise too much.
         seeds: runs of each method.
         same_models: the two are one set of trained models that scored in two ways.
     """
 
     value: float
     of_units: float
-    of_runs: tuple[float, ...]
-    freedom: tuple[int, ...]
+    of_runs: tuple[tuple[float, int], ...]
     images: int
     groups: int | None
     seeds: tuple[int, int]
     scatter: Scatter | None = None
     same_models: bool = False
 
-    @property
-    def error(self) -> float:
-        """Standard error."""
-        return math.sqrt(self.of_units + sum(self.of_runs))
+    def spreads(self) -> list[tuple[float, float]]:
+        """Standard error and Satterthwaite's degrees of freedom, by each estimate of the variance over runs."""
+        units = (self.images if self.groups is None else self.groups) - 1
+        found = []
+        for of_runs, freedom in self.of_runs or [(0.0, 1)]:
+            total = self.of_units + of_runs
+            if not total > ROUNDING**2:
+                found.append((total and math.sqrt(total), 1.0))
+                continue
+            df = total**2 / (self.of_units**2 / units + of_runs**2 / freedom)
+            found.append((math.sqrt(total), df))
+        return found
 
     @property
-    def df(self) -> float:
-        """Welch and Satterthwaite's degrees of freedom."""
-        variances = np.array([self.of_units, *self.of_runs])
-        return float(variances.sum() ** 2 / (variances**2 / self.freedom).sum())
+    def undefined(self) -> bool:
+        return math.isnan(self.value) or math.isnan(self.of_units)
 
     def interval(self, family: int = 1) -> tuple[float, float]:
         """That holds the truth in 95 % of studies together with the other ``family`` − 1 intervals (Bonferroni)."""
-        if math.isnan(self.error) or math.isnan(self.value):
+        if self.undefined:
             return math.nan, math.nan
-        reach = 0 if self.error <= ROUNDING else self.error * _reach(self.df, family)
+        reach = max(0 if e <= ROUNDING else e * _reach(df, family) for e, df in self.spreads())
         return self.value - reach, self.value + reach
 
     @property
@@ -93,11 +110,9 @@ class Difference:
 
     def p_of(self, family: int) -> float:
         """Two-sided, of no difference; times the number of claims judged together."""
-        if math.isnan(self.error) or math.isnan(self.value):
+        if self.undefined:
             return math.nan
-        if self.error <= ROUNDING:  # neither images nor runs change it, as between two models of one ranking
-            return float(abs(self.value) <= ROUNDING)
-        return min(1.0, family * 2 * float(stats.t.sf(abs(self.value) / self.error, self.df)))
+        return min(1.0, family * max(_p(self.value, error, df) for error, df in self.spreads()))
 
     @property
     def p(self) -> float:
@@ -105,7 +120,9 @@ class Difference:
 
     def detectable(self, family: int = 1) -> float:
         """The true difference that is found with 80 % power among so many claims, as far as this spread tells."""
-        return self.error * _shift(self.df, family) if self.error > ROUNDING else math.nan
+        if self.undefined:
+            return math.nan
+        return max(e * _shift(df, family) if e > ROUNDING else math.nan for e, df in self.spreads())
 
     @property
     def smallest_detectable(self) -> float:
@@ -123,7 +140,7 @@ class Difference:
         rough = f"; rough, {self.groups} references" if (self.groups or math.inf) < FEW_REFERENCES else ""
         repeated = [name for name, runs in zip(("first", "second"), self.seeds, strict=True) if runs > 1]
         if self.scatter is not None and len(repeated) < 2:
-            return f"{units} and runs (scatter of {self.scatter.runs} runs of {self.scatter.of}){rough}"
+            return f"{units} and runs (scatter of {self.scatter.of}'s {self.scatter.df + 1} runs){rough}"
         if not repeated:
             return f"{units} only ({'one model' if self.same_models else 'one run each'}){rough}"
         runs = "runs" if len(repeated) == 2 else f"the {repeated[0]} method's runs"
@@ -131,6 +148,12 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
+
+
+def _p(value: float, error: float, df: float) -> float:
+    if error <= ROUNDING:  # neither images nor runs change it, as between two models of one ranking
+        return float(abs(value) <= ROUNDING)
+    return float(2 * stats.t.sf(abs(value) / error, df))
 
 
 def _reach(df: float, family: int) -> float:
@@ -157,9 +180,9 @@ def compare(
 ) -> Difference:
     """Mean over runs of the statistic of ``a`` minus that of ``b``, on the same images.
 
-    The interval is Student's, around the sum of three variances: that of the mean difference over resampled
-    images (both methods on the same resamples), and the spread of each method's runs over their number, with
-    Welch–Satterthwaite degrees of freedom. Runs are not paired: two models share no chance by sharing a seed.
+    The interval is Student's, around the sum of two variances: that of the mean difference over resampled images
+    (both methods on the same resamples), and that over runs (`Difference.of_runs`), with Satterthwaite's degrees of
+    freedom. Runs are not paired: two models share no chance by sharing a seed.
 
     Args:
         a_SN, b_SN: predictions, (runs, images) or (images,); the two need not have equally many runs.
@@ -167,7 +190,7 @@ def compare(
         statistic: as for `metrics.bootstrap`.
         same_models: run i of ``a`` and run i of ``b`` are one trained model that scored in two ways. Then its
             own luck cancels, and what varies from run to run is the difference.
-        scatter: of runs, for a method with one.
+        scatter: of runs, pooled over the experiment.
 
     Raises:
         DataError: arrays of different numbers of images, or an image without a group.
@@ -187,20 +210,22 @@ def compare(
         "same_models": same_models,
     }
     if resampled_SR is None:
-        return Difference(value, math.nan, (), (1,), **seen)
+        return Difference(value, math.nan, (), **seen)
     values, resampled = [value_S[s] for s in sides], [resampled_SR[s] for s in sides]
     if same_models:
         values = [values[0] - values[1], np.zeros(1)]
         resampled = [resampled[0] - resampled[1], np.zeros((1, resamples))]
-    of_units, of_runs, freedom = _variances(values, resampled, units)
-    singles = sum(len(side) < 2 for side in values)
-    if seen["scatter"] and singles:  # one estimate, whether it stands for one side or for both
-        of_runs, freedom = [*of_runs, singles * scatter.sd**2], [*freedom, scatter.runs - 1]
-    return Difference(value, of_units, tuple(of_runs), (units - 1, *freedom), **seen)
+    of_units, own = _variances(values, resampled, units)
+    of_runs = [own] if own[1] else []
+    if seen["scatter"]:
+        # A method with one run has no spread of its own.
+        of_runs = of_runs if min(seen["seeds"]) > 1 else []
+        of_runs.append((scatter.sd**2 * sum(1 / runs for runs in seen["seeds"]), scatter.df))
+    return Difference(value, of_units, tuple(of_runs), **seen)
 
 
-def _variances(values: list, resampled: list, units: int) -> tuple[float, list[float], list[int]]:
-    """Variances that add up to that of the difference: of the images, of each repeated method's runs; their freedom.
+def _variances(values: list, resampled: list, units: int) -> tuple[float, tuple[float, int]]:
+    """The difference's variance over images, and over runs with its degrees of freedom, 0 where runs are single.
 
     The spread of runs on one test set holds two things: runs that are truly better or worse, and luck of a run
     with these very images. Resampling the images shows that luck again; to count it once, what a method's runs
@@ -210,16 +235,16 @@ def _variances(values: list, resampled: list, units: int) -> tuple[float, list[f
     correction = units / (units - 1)
     first, second = resampled
     of_units = np.var(first.mean(axis=0) - second.mean(axis=0), ddof=1) * correction
-    of_runs, freedom = [], []
+    of_runs, freedom = 0.0, 0
     for value_S, resampled_SR in zip(values, resampled, strict=True):
         runs = len(value_S)
         if runs < 2:
             continue
         luck_SR = resampled_SR - resampled_SR.mean(axis=1, keepdims=True)
         of_units -= luck_SR.var(axis=0, ddof=1).mean() * correction / runs
-        of_runs.append(float(value_S.var(ddof=1) / runs))
-        freedom.append(runs - 1)
-    return float(np.maximum(of_units, 0)), of_runs, freedom
+        of_runs += float(value_S.var(ddof=1) / runs)
+        freedom += runs - 1
+    return float(np.maximum(of_units, 0)), (of_runs, freedom)
 
 
 # --- what it says of a claim ------------------------------------------------------------------------------
@@ -243,7 +268,7 @@ def verdict(
     if not difference.knows_runs or not np.isfinite([low, high, size or 0.0]).all():
         return UNTOLD
     if size == 0:
-        inner = difference.error * float(stats.t.ppf(1 - ALPHA / family, max(difference.df, 1)))
+        inner = max(e * float(stats.t.ppf(1 - ALPHA / family, df)) for e, df in difference.spreads())
         if abs(difference.value) + inner <= of_interest:
             return SIZE
         return HOLDS_NOT if low > 0 or high < 0 else UNTOLD
@@ -263,7 +288,8 @@ def would_decide(
         return "3 runs each"
     target = max(abs(size or 0.0), of_interest)
     wanted = (target / (stats.norm.ppf(1 - ALPHA / 2 / family) + stats.norm.ppf(POWER))) ** 2
-    of_units, of_runs, runs = difference.of_units, sum(difference.of_runs), max(difference.seeds)
+    of_units, runs = difference.of_units, max(difference.seeds)
+    of_runs = max((variance for variance, _ in difference.of_runs), default=0.0)
     units = difference.images if difference.groups is None else difference.groups
     what = "images" if difference.groups is None else "references"
     if not np.isfinite(of_units + of_runs):
@@ -368,8 +394,8 @@ def compare_scores(
 def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFrame:
     """Each claim beside the measured paired difference, its simultaneous interval and the verdict (`verdict_table`).
 
-    Claims on runs that are not among ``runs`` are left out. Where a variant has one run, the scatter of the variant
-    with most runs stands for its own.
+    Claims on runs that are not among ``runs`` are left out. The scatter of runs is pooled over all variants; it stands
+    for that of a variant with one run.
     """
     found = []
     for claim in (c for c in claims if c.first in runs and c.second in runs):
@@ -381,20 +407,19 @@ def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFram
             test["score"].to_numpy(),
             groups=metrics.groups_of(test["reference"]),
             resamples=settings.bootstrap_samples,
-            scatter=_scatter(runs, claim),
+            scatter=_scatter(runs, claim.elsewhere),
         )
         found.append((claim.text, claim.size, difference))
     return verdict_table(found, of_interest=settings.of_interest) if found else pd.DataFrame()
 
 
-def _scatter(runs: Runs, claim: Claim) -> Scatter | None:
-    most = max(runs, key=lambda label: len(runs[label]))
-    if len(runs[most]) < 3:
-        return None
-    predicted_SN, test = predictions(runs[most], claim.elsewhere)
-    return Scatter(
-        float(np.std(metrics.srcc(predicted_SN, test["score"].to_numpy()), ddof=1)), len(predicted_SN), most
-    )
+def _scatter(runs: Runs, elsewhere: Elsewhere | None) -> Scatter | None:
+    """Of the SRCC on the claim's test set, over all variants that have several runs."""
+    found = {}
+    for label, of_variant in runs.items():
+        predicted_SN, test = predictions(of_variant, elsewhere)
+        found[label] = np.atleast_1d(metrics.srcc(predicted_SN, test["score"].to_numpy()))
+    return Scatter.pooled(found)
 
 
 def conclude(verdicts: pd.DataFrame) -> str:

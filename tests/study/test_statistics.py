@@ -85,7 +85,7 @@ def test_a_resample_that_is_undefined_leaves_the_interval_undefined():
 def difference(value, low, high, seeds=(3, 3), **known):
     """One whose 95 % interval is this, with so many degrees of freedom that Student's is the normal."""
     error = (high - low) / 2 / 1.959964
-    return Difference(value, error**2, (), (10**9,), 1000, None, seeds, **known)
+    return Difference(value, error**2, (), 10**9, None, seeds, **known)
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,26 @@ def test_one_run_never_judges_unless_the_scatter_of_runs_is_known(seeds):
     clear = difference(0.1, 0.09, 0.11, seeds)
     assert verdict(clear, 0.05) == UNTOLD
     assert would_decide(clear, 0.05) == "3 runs each"
-    known = difference(0.1, 0.09, 0.11, seeds, scatter=Scatter(0.01, 3, "the baseline"))
-    assert verdict(known, 0.05) == SIZE and "scatter of 3 runs of the baseline" in known.covers
+    known = difference(0.1, 0.09, 0.11, seeds, scatter=Scatter(0.01, 2, "the baseline"))
+    assert verdict(known, 0.05) == SIZE and "scatter of the baseline's 3 runs" in known.covers
     assert verdict(difference(0.1, 0.09, 0.11, seeds, same_models=True), 0.05) == SIZE
 
 
 def test_a_known_scatter_widens_the_interval_of_single_runs():
     score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [1, 1], images=400)
     alone = compare(a, b, score, groups=None)
-    known = compare(a, b, score, groups=None, scatter=Scatter(0.02, 3, "a"))
+    known = compare(a, b, score, groups=None, scatter=Scatter(0.02, 2, "a"))
     assert known.high - known.low > 2 * (alone.high - alone.low)
-    assert sum(known.of_runs) == pytest.approx(2 * 0.02**2)
+    assert known.of_runs == ((pytest.approx(2 * 0.02**2), 2),)
+
+
+def test_three_runs_that_happen_to_agree_do_not_narrow_the_interval():
+    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [3, 3], images=400)
+    a = np.stack([a[0], a[0], a[0]])
+    alone = compare(a, a, score, groups=None)
+    pooled = compare(a, a, score, groups=None, scatter=Scatter(0.02, 14, "7 variants"))
+    assert alone.high == alone.low == 0
+    assert pooled.high == pytest.approx(2.0 * 0.02 * math.sqrt(2 / 3), rel=0.1)
 
 
 def test_the_intervals_of_a_family_are_wider_and_so_is_what_it_can_detect():
@@ -142,7 +151,7 @@ def test_the_intervals_of_a_family_are_wider_and_so_is_what_it_can_detect():
 
 def test_what_would_decide_it_decides_it():
     """The half-width that so many images, or runs, leave, is the one that 80 % power needs."""
-    d = Difference(0.006, 0.004**2, (0.003**2, 0.003**2), (999, 2, 2), 1000, None, (3, 3))
+    d = Difference(0.006, 0.004**2, ((2 * 0.003**2, 4),), 1000, None, (3, 3))
     assert verdict(d, 0.014) == UNTOLD
     needed = would_decide(d, 0.014)
     runs, images = (int(part.split()[0].replace(",", "")) for part in needed.split(" or "))
@@ -234,8 +243,9 @@ def test_a_family_of_claims_has_a_false_verdict_in_at_most_one_study_of_twenty_p
     rng, holds, refuted = np.random.default_rng(0), [], []
     for _ in range(400):
         score, methods = study(rng, [0.87] * (family + 1), [3] * (family + 1), run_sd=run_sd, **PLCC)
+        scatter = Scatter.pooled({str(i): metrics.plcc(m, score) for i, m in enumerate(methods)})
         steps = [
-            compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=150)
+            compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=150, scatter=scatter)
             for before, after in itertools.pairwise(methods)
         ]
         holds.append(any(verdict(d, 0.0025, family) in (SIZE, DIRECTION) for d in steps))
