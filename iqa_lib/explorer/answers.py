@@ -21,7 +21,7 @@ from iqa_lib.errors import DataError, ImageError
 from iqa_lib.explorer import drawing
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
-from iqa_lib.study import explain
+from iqa_lib.study import maps
 from iqa_lib.training.evaluate import ALPHAS
 from iqa_lib.training.runs import Run
 
@@ -153,13 +153,13 @@ class Answers:
 
 
 def _score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Score:
-    crops = explain.score_crops(settings, model, image_HWC)
+    crops = maps.score_crops(settings, model, image_HWC)
     alphas = tuple(crops[ALPHAS].mean()) if ALPHAS[0] in crops else None
     return Score(float(crops["score"].mean()), alphas)
 
 
 def _activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
-    activation_SHW = explain.examine(settings, model, image_HWC).activation_SHW
+    activation_SHW = maps.examine(settings, model, image_HWC).activation_SHW
     return np.stack([drawing.shrink(map_HW, drawing.CELL) for map_HW in activation_SHW])
 
 
@@ -167,7 +167,7 @@ def _quality(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> n
     window = min(96, settings.crop_size)
     height, width = image_HWC.shape[:2]
     stride = min(window, max(STRIDE, round((height * width / MOST_CROPS) ** 0.5)))
-    return drawing.shrink(explain.quality_map(settings, model, image_HWC, stride, window), drawing.PHOTO)
+    return drawing.shrink(maps.quality_map(settings, model, image_HWC, stride, window), drawing.PHOTO)
 
 
 def labelled(runs: list[Run]) -> dict[str, Run]:

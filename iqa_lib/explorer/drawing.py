@@ -21,7 +21,8 @@ from PIL import Image
 
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.models.backbones import STRIDES
-from iqa_lib.study.figures import COLOURS, STAGE_COLOURS
+from iqa_lib.study.figures import COLOURS
+from iqa_lib.study.figures_inside import STAGE_COLOURS
 
 PHOTO = (440, 330)  # px: width, height of the photograph and of the overlay
 CELL, GAP = (116, 87), 6  # px: one of the four activation maps, and what lies between them

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -31,7 +32,7 @@ class Page:
         self.saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}
 
     def save(
-        self, exhibit: Figure | pd.DataFrame, name: str, caption: str, data: pd.DataFrame | None = None
+        self, exhibit: Figure | Axes | pd.DataFrame, name: str, caption: str, data: pd.DataFrame | None = None
     ) -> Figure | pd.DataFrame:
         """Write a figure as ``figures/<profile>/NAME.pdf`` and ``.png``, a table as ``.csv`` and ``.tex``; returns it.
 
@@ -44,6 +45,8 @@ class Page:
             paths.write_atomically(target.with_suffix(".tex"), to_latex(exhibit, name, caption))
             self._note("tables", {"name": name, "caption": caption, "file": str(target)})
             return exhibit
+        if isinstance(exhibit, Axes):
+            exhibit = exhibit.figure
         for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}.items():
             content = io.BytesIO()
             exhibit.savefig(content, format=suffix[1:], bbox_inches="tight", **options)

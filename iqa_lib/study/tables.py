@@ -12,7 +12,7 @@ import pandas as pd
 from iqa_lib import metrics
 from iqa_lib.data.crops import ImageSet, read_sizes
 from iqa_lib.profile import Profile
-from iqa_lib.study import explain
+from iqa_lib.study import attention as explain
 from iqa_lib.training.evaluate import laplacian_variance
 from iqa_lib.training.runs import Run
 
