@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.models.backbones import STRIDES
@@ -31,6 +31,7 @@ READY, BUSY, TROUBLE = "●", "◌", "▲"
 MODEL_COLOURS = [to_hex(COLOURS[0]), to_hex(COLOURS[1])]  # blue and orange: apart for every kind of eye
 GLYPHS = "●■"  # and told apart without colour
 VIRIDIS = matplotlib.colormaps["viridis"]
+GRADIENT = f"linear-gradient(90deg,{','.join(to_hex(VIRIDIS(i / 16)) for i in range(17))})"  # of CSS
 QUIET = "#8c8c8c"  # axes and histogram, on a light page and on a dark one
 
 
@@ -47,13 +48,13 @@ class Mark(NamedTuple):
 
 def shrink(map_HW: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     """The map at the size in which `photo` would show its image in this box: float32."""
-    size = _inside(map_HW.shape, box)
-    return np.asarray(Image.fromarray(map_HW.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    image = Image.fromarray(map_HW.astype(np.float32))
+    return np.asarray(ImageOps.contain(image, box, Image.Resampling.BILINEAR))
 
 
 def photo(image_HWC: np.ndarray, box: tuple[int, int] = PHOTO) -> bytes:
     """PNG of exactly the box's size: the whole image, what it leaves of the box transparent."""
-    return _png(_letterbox(_resized(image_HWC, box), box))
+    return _png(_letterbox(image_HWC, box))
 
 
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, opacity: float, span: tuple[float, float]) -> bytes:
@@ -61,15 +62,17 @@ def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, opacity: float, span: tup
 
     ``map_HW`` is of `shrink`'s size; opacity 0 shows the image alone, 1 the map alone.
     """
-    mixed = (1 - opacity) * _grey(_resized(image_HWC, PHOTO)) + opacity * _coloured(map_HW, span)
+    mixed = (1 - opacity) * _grey(image_HWC)[..., None] + opacity * _coloured(map_HW, span)
     return _png(_letterbox(np.rint(mixed).astype(np.uint8), PHOTO))
 
 
 def activation_maps(activation_SHW: np.ndarray) -> bytes:
     """PNG: the four maps side by side, each from its own minimum to its own maximum."""
-    cells = [_letterbox(_coloured(a, (a.min(), a.max())), CELL) for a in activation_SHW]
-    gap = np.zeros((CELL[1], GAP, 4), np.uint8)
-    return _png(np.concatenate([x for cell in cells for x in (cell, gap)][:-1], axis=1))
+    strip = Image.new("RGBA", STRIP)
+    for stage, map_HW in enumerate(activation_SHW):
+        cell = _letterbox(_coloured(map_HW, (map_HW.min(), map_HW.max())), CELL)
+        strip.paste(cell, (stage * (CELL[0] + GAP), 0))
+    return _png(strip)
 
 
 def quality_span(maps: Iterable[np.ndarray]) -> tuple[float, float]:
@@ -79,27 +82,18 @@ def quality_span(maps: Iterable[np.ndarray]) -> tuple[float, float]:
     return float(low), float(max(high, low + 20))
 
 
-def _inside(shape: Sequence[int], box: tuple[int, int]) -> tuple[int, int]:
-    scale = min(box[0] / shape[1], box[1] / shape[0])
-    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
-
-
-def _resized(image_HWC: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    size = _inside(image_HWC.shape, box)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image_HWC)).resize(size, Image.Resampling.LANCZOS))
-
-
 def _grey(image_HWC: np.ndarray) -> np.ndarray:
-    """(H, W, 1)"""
-    return np.asarray(Image.fromarray(image_HWC).convert("L"))[..., None]
+    """(H, W), at the size in which `photo` shows the image."""
+    return np.asarray(_fit(image_HWC, PHOTO).convert("L"))
 
 
-def _letterbox(image_HWC: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    canvas = np.zeros((box[1], box[0], 4), np.uint8)
-    height, width = image_HWC.shape[:2]
-    top, left = (box[1] - height) // 2, (box[0] - width) // 2
-    canvas[top : top + height, left : left + width] = np.dstack([image_HWC, np.full((height, width), 255)])
-    return canvas
+def _fit(image_HWC: np.ndarray, box: tuple[int, int]) -> Image.Image:
+    return ImageOps.contain(Image.fromarray(image_HWC), box, Image.Resampling.LANCZOS)
+
+
+def _letterbox(image_HWC: np.ndarray, box: tuple[int, int]) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(image_HWC)).convert("RGBA")
+    return ImageOps.pad(image, box, Image.Resampling.LANCZOS, (0, 0, 0, 0))
 
 
 def _coloured(map_HW: np.ndarray, span: tuple[float, float]) -> np.ndarray:
@@ -107,9 +101,9 @@ def _coloured(map_HW: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     return VIRIDIS((map_HW - low) / max(high - low, 1e-12), bytes=True)[..., :3]
 
 
-def _png(image_HWC: np.ndarray) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image_HWC).save(buffer, "PNG", compress_level=1)  # sent to the next room, not stored
+    image.save(buffer, "PNG", compress_level=1)  # for a page on this network, not for a disk
     return buffer.getvalue()
 
 
@@ -126,7 +120,9 @@ def status(text: str, sign: str) -> str:
 
 
 def caption(text: str) -> str:
-    return f'<div style="line-height:1.4;max-width:{PHOTO[0]}px">{_lines(text)}</div>'
+    return (
+        f'<div style="line-height:1.4;max-width:{PHOTO[0]}px">{escape(text).replace(chr(10), "<br>")}</div>'
+    )
 
 
 def headline(mark: Mark, above: float) -> str:
@@ -151,10 +147,6 @@ def kept_list(table: pd.DataFrame, number: int, files: dict[str, str]) -> str:
     )  # escapes
     rows = rows.replace("<td>", '<td style="text-align:left;padding:1px 14px 1px 2px">')
     return f'<div style="font-size:14px"><b>Kept: {number}</b> · download {links}</div>{rows}'
-
-
-def _lines(text: str) -> str:
-    return escape(text).replace("\n", "<br>")
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -263,31 +255,26 @@ def sentence(text: str) -> str:
 
 
 def activation_scale(activation_SHW: np.ndarray) -> str:
-    """SVG: under each map of `activation_maps` its colours and the numbers they stand for."""
-    parts = []
-    for stage, map_HW in enumerate(activation_SHW):
-        x = stage * (CELL[0] + GAP)
-        parts += _colour_bar(x, CELL[0], map_HW.min(), map_HW.max())
-        parts.append(_text(x + CELL[0] / 2, 24, f"stage {stage + 1}", anchor="middle"))
-    parts.append(_text(0, 42, "mean |activation| over channels (no unit), own colours per stage"))
-    return _svg(STRIP[0], 48, parts, "Activation maps of stages 1 to 4")
+    """HTML: under each map of `activation_maps` its colours and the numbers they stand for."""
+    bars = [
+        _colour_bar(CELL[0], map_HW.min(), f"stage {stage}", map_HW.max())
+        for stage, map_HW in enumerate(activation_SHW, 1)
+    ]
+    line = f'<div style="display:flex;gap:{GAP}px">{"".join(bars)}</div>'
+    return f"{line}{caption('mean |activation| over channels (no unit), own colours per stage')}"
 
 
 def quality_scale(span: tuple[float, float]) -> str:
-    """SVG: the overlay's colours and the scores they stand for."""
-    parts = _colour_bar(0, PHOTO[0], *span)
-    parts.append(_text(PHOTO[0] / 2, 24, "local quality (points; read differences off it)", anchor="middle"))
-    return _svg(PHOTO[0], 30, parts, f"Colours from {span[0]:.0f} to {span[1]:.0f} points")
+    """HTML: the overlay's colours and the scores they stand for."""
+    return _colour_bar(PHOTO[0], span[0], "local quality (points; read differences off it)", span[1])
 
 
-def _colour_bar(left: float, width: float, low: float, high: float) -> list[str]:
-    steps = 32
-    parts = [
-        f'<rect x="{left + i * width / steps:.2f}" y="0" width="{width / steps:.2f}" height="9" '
-        f'fill="{to_hex(VIRIDIS((i + 0.5) / steps))}" shape-rendering="crispEdges"/>'
-        for i in range(steps)
-    ]
-    return [*parts, _text(left, 24, f"{low:.3g}"), _text(left + width, 24, f"{high:.3g}", anchor="end")]
+def _colour_bar(width: int, low: float, text: str, high: float) -> str:
+    words = "".join(f"<span>{word}</span>" for word in (f"{low:.3g}", text, f"{high:.3g}"))
+    return (
+        f'<div style="width:{width}px;font-size:12px;line-height:1.4"><div style="height:9px;background:{GRADIENT}">'
+        f'</div><div style="display:flex;justify-content:space-between">{words}</div></div>'
+    )
 
 
 def _x(score: float) -> float:
@@ -328,7 +315,7 @@ def sheet(kept: list[tuple[np.ndarray, str, list[Mark]]], columns: int = 4) -> b
     for axis in axes.flat:
         axis.axis("off")
     for axis, (image_HWC, title, marks) in zip(axes.flat, kept, strict=False):
-        axis.imshow(_resized(image_HWC, (300, 225)))
+        axis.imshow(_fit(image_HWC, (300, 225)))
         text = [*title.split("\n"), *(f"{mark.score:.1f}  {mark.name}" for mark in marks)]
         short = [line if len(line) < 44 else f"{line[:40]} …" for line in text]
         axis.set_title("\n".join(short), fontsize=7.5, parse_math=False)  # a dollar in a name is a dollar
@@ -352,9 +339,9 @@ def snapshot(
     first, *others = np.ravel(upper.subplots(1, 1 + len(maps)))
     first.imshow(image_HWC)
     first.set_title(title, fontsize=8.5, parse_math=False)
-    grey, span = _grey(_resized(image_HWC, PHOTO)), quality_span(maps)
+    grey, span = _grey(image_HWC), quality_span(maps)
     for axis, mark, map_HW in zip(others, marks, maps, strict=True):
-        axis.imshow(grey[..., 0], cmap="grey")
+        axis.imshow(grey, cmap="grey")
         shown = axis.imshow(map_HW, cmap="viridis", vmin=span[0], vmax=span[1], alpha=0.6)
         axis.set_title(f"{mark.name}: {mark.score:.1f}", fontsize=8.5, parse_math=False)
     bar = upper.colorbar(shown, ax=others, label="local quality (points)", shrink=0.8)
