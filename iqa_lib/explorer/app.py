@@ -58,8 +58,7 @@ class Panel:
     def show_score(self, model: str, score: Score, above: float) -> None:
         """``above``: the share of test images with a lower score in the dataset."""
         self.title.value = drawing.headline(drawing.Mark(self.place, model, score.value), above)
-        without = f"{model} has no stage weights:\nHyperIQA, and SMART-IQA without attention, have none."
-        self.bars.value = drawing.bars(score.alphas) if score.alphas else drawing.sentence(without)
+        self.bars.value = drawing.bars(score.alphas, model)
 
 
 class Explorer:
