@@ -80,18 +80,20 @@ class Cache:
 
     def __init__(self, limit: int = CACHE_BYTES):
         self.limit, self.bytes, self.made = limit, 0, 0
-        self._values: OrderedDict[tuple, Any] = OrderedDict()
+        self._values: OrderedDict[tuple, tuple[Any, int]] = OrderedDict()  # each with its size
 
     def get(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The value of this key; made where it is not there."""
         if key not in self._values:
-            self._values[key] = make()
-            self.bytes += self._size(self._values[key])
+            value = make()
+            size = getattr(value, "nbytes", 0) + 200  # a score is a few numbers
+            self._values[key] = value, size
+            self.bytes += size
             self.made += 1
         self._values.move_to_end(key)
         while self.bytes > self.limit and len(self._values) > 1:
-            self.bytes -= self._size(self._values.popitem(last=False)[1])
-        return self._values[key]
+            self.bytes -= self._values.popitem(last=False)[1][1]
+        return self._values[key][0]
 
     def clear(self) -> None:
         self._values.clear()
@@ -99,10 +101,6 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._values)
-
-    @staticmethod
-    def _size(value: Any) -> int:
-        return getattr(value, "nbytes", 0) + 200  # a score is a few numbers
 
 
 class Answers:
@@ -139,16 +137,13 @@ class Answers:
 
     def _once(self, make: Callable, request: Request, model: str, level: int) -> Any:
         key = (make, request.picture.digest, request.distortion if level else None, level, model)
-        return self.cache.get(
-            key,
-            lambda: make(self._runs[model].settings, self._model(model), self.distorted(request, level)),
-        )
+        settings = self._runs[model].settings
+        return self.cache.get(key, lambda: make(settings, self._model(model), self.distorted(request, level)))
 
     def _model(self, label: str) -> BlindIQA:
         if label not in self._models:
-            model = self._runs[label].load_model()
+            self._models[label] = model = self._runs[label].load_model()
             model.backbone.register_forward_pre_hook(lambda *_: self._before_pass())
-            self._models[label] = model
         return self._models[label]
 
 

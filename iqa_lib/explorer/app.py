@@ -10,10 +10,9 @@ the activation maps and the quality map, and drops these when a newer request wa
 from __future__ import annotations
 
 import base64
-import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -75,11 +74,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        settings: Profile,
-        runs: list[Run],
-        images: ImageSet | None = None,
-        synchronous: bool = False,
+        self, settings: Profile, runs: list[Run], images: ImageSet | None = None, synchronous: bool = False
     ):
         self._settings, self._images = settings, images or load_images(settings)
         rows = self._images.rows("test")
@@ -159,14 +154,12 @@ class Explorer:
         self.status.value = drawing.status(text, sign)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Does what a control asks for; what goes wrong is told on the page, and the page lives on."""
+        """Does what a control asks for; what goes wrong is said on the page, and the page goes on."""
         try:
             action()
-        except WorkbookError as error:
-            self._say(str(error), drawing.TROUBLE)
         except Exception as error:  # whatever it is: a widget without an answer would look dead
             why = f"That did not work ({type(error).__name__}: {error}). Choose something else."
-            self._say(why, drawing.TROUBLE)
+            self._say(str(error) if isinstance(error, WorkbookError) else why, drawing.TROUBLE)
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -212,17 +205,11 @@ class Explorer:
         self._uploads.move_to_end(picture.digest)
         if len(self._uploads) > UPLOADS:
             self._uploads.popitem(last=False)
-        with self._one_request():
+        self._together = True  # several controls change, one request is made
+        try:
             self.level.value = 0  # first as it is
             self.image.options = self._choices()
             self.image.value = picture.digest
-
-    @contextlib.contextmanager
-    def _one_request(self) -> Iterator[None]:
-        """Several controls change, one request is made."""
-        self._together = True
-        try:
-            yield
         finally:
             self._together = False
         self._ask()
@@ -268,9 +255,8 @@ class Explorer:
             score = self.answers.score(request, model)
             request.scores.append(score)
             panel.show_score(model, score, float(np.mean(self._test_scores < score.value)))
-        self.scale.value = drawing.scale(
-            request.marks(), self._test_scores, request.picture.known, self._kind
-        )
+        known = request.picture.known
+        self.scale.value = drawing.scale(request.marks(), self._test_scores, known, self._kind)
 
     def _show_curve(self, request: Request) -> None:
         request.curves = [[None] * len(LEVELS) for _ in request.models]
@@ -374,9 +360,8 @@ def _html() -> widgets.HTML:
 def _picture(width: int, height: int) -> widgets.Image:
     # of fixed size, so the page does not move while an image is replaced
     size = widgets.Layout(width=f"{width}px", height=f"{height}px", min_height=f"{height}px", margin="2px 0")
-    return widgets.Image(
-        width=width, height=height, layout=size
-    )  # a tooltip would break it (ipywidgets 8.1.9)
+    # A tooltip would break it (ipywidgets 8.1.9).
+    return widgets.Image(width=width, height=height, layout=size)
 
 
 def _control(kind: type, description: str, width: int, label: int = 0, **traits: Any) -> widgets.Widget:

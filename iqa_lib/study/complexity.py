@@ -25,8 +25,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from iqa_lib import machine, metrics
-from iqa_lib.data.crops import ImageSet, grid_crops
+from iqa_lib import machine
+from iqa_lib.data.crops import ImageSet
 from iqa_lib.errors import RunError
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
@@ -35,7 +35,7 @@ from iqa_lib.progress import Progress
 from iqa_lib.study import exhibits as study
 from iqa_lib.study import experiments, tables
 from iqa_lib.study.plan import size_of
-from iqa_lib.training.evaluate import EVALUATION_BATCH, Crop, predict_crops, stages_of
+from iqa_lib.training.evaluate import stages_of
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
@@ -47,12 +47,7 @@ SETTLED = 0.02  # a median's standard error, as a share of it, at which measurin
 FEWEST = 7  # measurements from which a standard error is computed
 EMULATED = 3  # measurements where bf16 is emulated: enough to see by what factor it is slower
 EMULATED_SHARE = 0.2  # of the seconds, for it
-EMULATED_IMAGES = 60  # at most, in `precisions`
 FLOAT_ONNX, INT8_ONNX = "float32, ONNX Runtime", "INT8, ONNX Runtime"
-CALIBRATION_CROPS = 32  # training crops that INT8's ranges are measured on
-ONNX_BATCH = 4  # crops at once: few, as for torch on a processor
-PART = 8 * EVALUATION_BATCH  # crops in `precisions` that each precision scores before the next has its turn
-FEWEST_IMAGES = 60  # scored in `precisions` in any case: a rank correlation of fewer says little
 EPOCHS = 3  # of each size in `growth`, if the seconds suffice
 
 clock = time.perf_counter
@@ -88,6 +83,9 @@ def in_turn(
     jobs: dict[Hashable, Callable[[], object]], budget: Budget, at_most: float = math.inf
 ) -> dict[Hashable, list[float]]:
     """Seconds of each job, each once in every round: a busy moment of the machine slows all jobs alike.
+
+    Measured on a busy machine: two equal jobs differ by at most 1.5 % so. By torch.utils.benchmark's
+    ``adaptive_autorange``, one after the other, they differ by up to 15 % and take a hundred times as long.
 
     A job is done when its median has settled, after ``at_most`` times, or when its next time would go beyond the
     budget; each is measured once.
@@ -133,7 +131,7 @@ def _bf16_is_emulated() -> bool:
     return not machine.native_bf16(machine.device())
 
 
-def _emulated_first(
+def emulated_first(
     jobs: dict[Any, Callable], emulated: Callable[[Any], bool], measure: Callable, seconds: float, what: str
 ) -> dict:
     """``measure`` of all jobs, by job and in their order; bf16 that this machine emulates has a share of the seconds.
@@ -161,15 +159,11 @@ def models(settings: Profile) -> dict[str, Profile]:
 
     The backbone is what takes the time: HyperIQA's and SMART-IQA's arithmetic on the same one differ by 4 %.
     """
-    found: dict[str, Profile] = {}
-    for variant in experiments.variants(settings, "model_sizes"):
-        wanted = experiments.settings_of(settings, variant, settings.seed)
-        if wanted.backbone not in {known.backbone for known in found.values()}:
-            found[variant.label] = wanted
-    hyper_iqa = experiments.variants(settings, "main", only=["HyperIQA"])[0]
-    if settings.backbone_hyper_iqa not in {known.backbone for known in found.values()}:
-        found = {hyper_iqa.label: experiments.settings_of(settings, hyper_iqa, settings.seed), **found}
-    return found
+    (hyper_iqa,) = experiments.variants(settings, "main", only=["HyperIQA"])
+    chosen = [*experiments.variants(settings, "model_sizes"), hyper_iqa]
+    of = {variant.label: experiments.settings_of(settings, variant, settings.seed) for variant in chosen}
+    first = {of[label].backbone: label for label in reversed(of)}.values()
+    return {label: of[label] for label in (hyper_iqa.label, *of) if label in first}
 
 
 def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
@@ -197,7 +191,7 @@ def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
         return in_turn(some, budget, EMULATED if emulated else math.inf)
 
     seconds = settings.measuring_seconds * (1 if full else SHARES["costs"])
-    times = _emulated_first(jobs, lambda job: job[1].startswith("bf16"), measure, seconds, "times")
+    times = emulated_first(jobs, lambda job: job[1].startswith("bf16"), measure, seconds, "times")
     return _cost_table(chosen, times)
 
 
@@ -209,6 +203,11 @@ def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> 
         name = "HyperIQA (ResNet-50)" if label == "HyperIQA" else label
         paper = published.loc[name] if name in published.index else {}
         latency = paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if precision == "float32" else np.nan
+        of_batch = {b: found for (of, way, b), found in times.items() if (of, way) == (label, precision)}
+        low, median, high = np.quantile(of_batch[1], (0.25, 0.5, 0.75)) * 1e3
+        rates = {batch: batch / np.median(found) for batch, found in of_batch.items()}
+        best = max(rates, key=rates.get)
+        settled = all(uncertainty(found) <= SETTLED for found in of_batch.values())
         rows.append(
             {
                 "model": label,
@@ -216,29 +215,19 @@ def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> 
                 "precision": precision,
                 "parameters (M)": parameters / 1e6,
                 "GMAC": flop / 2e9,
-                **_time_of({b: t for (of, way, b), t in times.items() if (of, way) == (label, precision)}),
+                "latency (ms)": median,
+                "25 %": low,
+                "75 %": high,
+                "n": len(of_batch[1]),
+                "standard error (%)": 100 * uncertainty(of_batch[1]),
+                "settled": "yes" if settled else "no",
+                "crops/s": rates[best],
+                "at batch": best,
                 "paper: GMAC": paper.get("flops_g", np.nan),
                 "paper: latency (ms)": latency,
             }
         )
     return pd.DataFrame(rows).round(3)
-
-
-def _time_of(times: dict[int, list[float]]) -> dict[str, float | str]:
-    """Latency of one crop in ms, how sure it is, and the rate at the best batch, from the seconds of each batch."""
-    low, median, high = np.quantile(times[1], (0.25, 0.5, 0.75)) * 1e3
-    rates = {batch: batch / np.median(found) for batch, found in times.items()}
-    best = max(rates, key=rates.get)
-    return {
-        "latency (ms)": median,
-        "25 %": low,
-        "75 %": high,
-        "n": len(times[1]),
-        "standard error (%)": 100 * uncertainty(times[1]),
-        "settled": "yes" if all(uncertainty(found) <= SETTLED for found in times.values()) else "no",
-        "crops/s": rates[best],
-        "at batch": best,
-    }
 
 
 def _random(settings: Profile) -> BlindIQA:
@@ -351,121 +340,6 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 
-# --- what a lower precision costs in accuracy -------------------------------------------------------------
-
-
-def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
-    """A trained run's test SRCC in float32, bf16 and INT8, and how fast it scores in each.
-
-    The test images are scored in one random order, part by part and each precision in turn, until the profile's seconds
-    are spent: ``n`` of them, each precision beside float32's scores of the same. bf16 that is emulated computes what a
-    processor with bf16 does, but so slowly that few images must do. INT8 is static: its ranges are measured on training
-    images, by ONNX Runtime.
-    """
-    rows = np.random.default_rng(0).permutation(images.rows("test"))
-    model, size = run.load_model(), settings.crop_size
-    whole = run.settings.model_copy(update={"freeze_backbone": False})  # no cached features: all is computed
-    engines = {
-        p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        plain = to_onnx(model, Path(folder) / "model.onnx", size, ONNX_BATCH)
-        engines[FLOAT_ONNX] = _by_onnx(OnnxScorer(plain), images, size)
-        int8 = to_int8(plain, Path(folder) / "8", _calibration(settings, images))
-        engines[INT8_ONNX] = _by_onnx(OnnxScorer(int8), images, size)
-
-    def measure(some: dict[str, Engine], budget: Budget, emulated: bool) -> dict[str, pd.DataFrame]:
-        if emulated:
-            return _scored(some, images, rows[:EMULATED_IMAGES], size, EVALUATION_BATCH, 0, budget)
-        return _scored(some, images, rows, size, PART, FEWEST_IMAGES, budget)
-
-    seconds = settings.measuring_seconds * SHARES["precisions"]
-    scored = _emulated_first(engines, lambda name: name == "bf16", measure, seconds, "precisions")
-    return _precision_table(scored, images.scores(rows))
-
-
-Engine = Callable[[list[Crop]], np.ndarray]  # crops of an image set to their scores
-
-
-def _by_torch(settings: Profile, model: BlindIQA, images: ImageSet) -> Engine:
-    return lambda crops: predict_crops(settings, model, images, crops, "")["prediction"].to_numpy()
-
-
-def _by_onnx(scorer: OnnxScorer, images: ImageSet, size: int) -> Engine:
-    return lambda crops: np.concatenate([scorer(few) for few in _for_onnx(images, crops, size)])[: len(crops)]
-
-
-def _for_onnx(images: ImageSet, crops: list[Crop], size: int) -> Iterator[np.ndarray]:
-    """Batches of the one size that the file takes: the last is filled up with its last crop."""
-    filled = [*crops, *[crops[-1]] * (-len(crops) % ONNX_BATCH)]
-    starts = range(0, len(filled), ONNX_BATCH)
-    return (images.crops(filled[start : start + ONNX_BATCH], size).cpu().numpy() for start in starts)
-
-
-def _scored(
-    engines: dict[str, Engine],
-    images: ImageSet,
-    rows: np.ndarray,
-    size: int,
-    crops_at_once: int,
-    fewest: int,
-    budget: Budget,
-) -> dict[str, pd.DataFrame]:
-    """Each engine's scores of the first ``rows``: all while the budget lasts, ``fewest`` in any case, one part at least.
-
-    A row an image: ``prediction``, ``crops``, and the ``seconds`` that they took.
-    """
-    images_at_once = max(1, round(crops_at_once * len(rows) / len(grid_crops(images, rows, size))))
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in engines}
-    done, last = 0, 0.0  # images; seconds of a part by all engines
-    while done < len(rows) and (done < max(fewest, 1) or budget.allows(last)):
-        part = rows[done : done + images_at_once]
-        crops, before = grid_crops(images, part, size), clock()
-        for name, score in engines.items():
-            started = clock()
-            of_images = (
-                pd.Series(score(crops)).groupby([crop[0] for crop in crops]).agg(["mean", "size"]).loc[part]
-            )
-            table = of_images.set_axis(["prediction", "crops"], axis=1)
-            parts[name].append(table.assign(seconds=(clock() - started) / len(part)))
-        done, last = done + len(part), clock() - before
-    budget.close()
-    return {name: pd.concat(of_engine) for name, of_engine in parts.items()}
-
-
-def _precision_table(scored: dict[str, pd.DataFrame], scores: np.ndarray) -> pd.DataFrame:
-    rows, reference = [], scored["float32"]
-    rate = reference["crops"].sum() / reference["seconds"].sum()
-    for name, table in scored.items():
-        n, crops_per_second = len(table), table["crops"].sum() / table["seconds"].sum()
-        predictions, plain, true = (
-            table["prediction"].to_numpy(),
-            reference["prediction"].to_numpy()[:n],
-            scores[:n],
-        )
-        enough = n >= min(FEWEST_IMAGES, len(reference))
-        srcc, in_float32 = (metrics.srcc(p, true) if enough else np.nan for p in (predictions, plain))
-        rows.append(
-            {
-                "precision": name,
-                "n": n,
-                "SRCC": srcc,
-                "change": srcc - in_float32,
-                "largest change of a score": np.abs(predictions - plain).max(),
-                "crops/s": crops_per_second,
-                "time, share of float32": rate / crops_per_second,
-            }
-        )
-    return pd.DataFrame(rows).round(4)
-
-
-def _calibration(settings: Profile, images: ImageSet) -> Iterator[np.ndarray]:
-    rows = images.rows("train")
-    chosen = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION_CROPS, len(rows))).astype(int)]
-    crops = grid_crops(images, chosen, settings.crop_size)[:CALIBRATION_CROPS]
-    return _for_onnx(images, crops, settings.crop_size)
-
-
 # --- accuracy beside cost, and growth ---------------------------------------------------------------------
 
 
@@ -539,13 +413,3 @@ def noise_images(number: int, side: int) -> ImageSet:
         {"image": [f"{i}" for i in range(number)], "score": np.arange(number) % 101, "split": "train"}
     )
     return ImageSet(table, pixels, np.full((number, 2), side), "noise")
-
-
-def headline(precisions: pd.DataFrame) -> str:
-    """What INT8 costs and gains, in a line."""
-    table = precisions.set_index("precision")
-    int8, plain = table.loc[INT8_ONNX], table.loc[FLOAT_ONNX]
-    return (
-        f"INT8: SRCC {int8['change']:+.3f}, {int8['crops/s'] / plain['crops/s']:.1f} times the speed of float32 "
-        f"in the same engine"
-    )

@@ -172,7 +172,7 @@ def test_names_of_models_are_never_equal(study):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("text.png", b"not an image", "“text.png” is no image that Pillow can read"),
         ("empty.jpg", b"", "“empty.jpg” is empty (0 bytes)"),
@@ -181,10 +181,10 @@ def test_names_of_models_are_never_equal(study):
         ("<b>bold</b>.png", b"?", "“&lt;b&gt;bold&lt;/b&gt;.png”"),
     ],
 )
-def test_a_file_that_cannot_be_scored_is_told_in_words_and_the_page_lives_on(explorer, name, content, told):
+def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(explorer, name, content, expected):
     before = everything(explorer)
     upload(explorer, name, content)
-    assert told in explorer.status.value and "▲" in explorer.status.value
+    assert expected in explorer.status.value and "▲" in explorer.status.value
     assert "/" not in words(explorer.status).replace("&lt;/b", "")  # no path of the server's
     assert everything(explorer) == before and explorer.upload.value == ()
     explorer.level.value = 3
@@ -299,7 +299,7 @@ def test_the_score_is_on_show_before_the_maps(study, monkeypatch):
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_whatever_fails_is_told_in_words_and_the_next_choice_works(study, monkeypatch, synchronous):
+def test_whatever_fails_is_said_in_words_and_the_next_choice_works(study, monkeypatch, synchronous):
     settings, runs, images = study
     explorer = Explorer(settings, runs, images, synchronous=synchronous)
     explorer.wait(60)
