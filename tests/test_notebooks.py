@@ -18,7 +18,7 @@ from PIL import Image
 
 from iqa_lib import metrics, paths
 from iqa_lib.profile import Profile
-from iqa_lib.study import precision as bench
+from iqa_lib.study import precisions as bench
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
 VERDICTS = [metrics.HOLDS, metrics.HOLDS_NOT, metrics.UNTOLD]

@@ -181,7 +181,9 @@ def test_names_of_models_are_never_equal(study):
         ("<b>bold</b>.png", b"?", "“&lt;b&gt;bold&lt;/b&gt;.png”"),
     ],
 )
-def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(explorer, name, content, expected):
+def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(
+    explorer, name, content, expected
+):
     before = everything(explorer)
     upload(explorer, name, content)
     assert expected in explorer.status.value and "▲" in explorer.status.value

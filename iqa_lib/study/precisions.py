@@ -28,7 +28,7 @@ EMULATED_IMAGES = 60  # at most, where bf16 is emulated
 Engine = Callable[[list[Crop]], np.ndarray]  # crops of an image set to their scores
 
 
-def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
+def compare(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
     """A trained run's test SRCC in float32, bf16 and INT8, and how fast it scores in each.
 
     The test images are scored in one random order, part by part and each precision in turn, until the profile's seconds
@@ -132,9 +132,9 @@ def _calibration(settings: Profile, images: ImageSet) -> Iterator[np.ndarray]:
     return _for_onnx(images, crops, settings.crop_size)
 
 
-def headline(precisions: pd.DataFrame) -> str:
-    """What INT8 costs and gains, in a line."""
-    table = precisions.set_index("precision")
+def headline(compared: pd.DataFrame) -> str:
+    """What INT8 costs and gains, in a line, from the table of `compare`."""
+    table = compared.set_index("precision")
     int8, plain = table.loc[INT8_ONNX], table.loc[FLOAT_ONNX]
     faster = int8["crops/s"] / plain["crops/s"]
     return f"INT8: SRCC {int8['change']:+.3f}, {faster:.1f} times the speed of float32 in the same engine"
