@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from iqa_lib.study import maps
 from iqa_lib.training.evaluate import ALPHAS
 from iqa_lib.training.runs import Run
 
+T = TypeVar("T")
 CACHE_BYTES = 256_000_000
 STRIDE, MOST_CROPS = 48, 400  # of the quality map; a panorama gets a coarser one
 
@@ -124,21 +125,12 @@ class Answers:
         key = ("image", request.picture.digest, request.distortion, level)
         return self.cache.get(key, lambda: distort(request.picture.pixels_HWC, request.distortion, level))
 
-    def score(self, request: Request, model: str, level: int | None = None) -> Score:
-        return self._once(_score, request, model, request.level if level is None else level)
-
-    def activations(self, request: Request, model: str) -> np.ndarray:
-        """Mean absolute activation (S, H, W) of the stages, at the size of a drawn cell."""
-        return self._once(_activations, request, model, request.level)
-
-    def quality(self, request: Request, model: str) -> np.ndarray:
-        """Local quality (H, W), 0–100, at the size of the drawn overlay."""
-        return self._once(_quality, request, model, request.level)
-
-    def _once(self, make: Callable, request: Request, model: str, level: int) -> Any:
-        key = (make, request.picture.digest, request.distortion if level else None, level, model)
+    def get(self, what: Callable[..., T], request: Request, model: str, level: int | None = None) -> T:
+        """``what`` is `score`, `activations` or `quality`, of the request's picture at its own or another level."""
+        level = request.level if level is None else level
+        key = (what, request.picture.digest, request.distortion if level else None, level, model)
         settings = self._runs[model].settings
-        return self.cache.get(key, lambda: make(settings, self._model(model), self.distorted(request, level)))
+        return self.cache.get(key, lambda: what(settings, self._model(model), self.distorted(request, level)))
 
     def _model(self, label: str) -> BlindIQA:
         if label not in self._models:
@@ -147,18 +139,20 @@ class Answers:
         return self._models[label]
 
 
-def _score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Score:
+def score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Score:
     crops = maps.score_crops(settings, model, image_HWC)
     alphas = tuple(crops[ALPHAS].mean()) if ALPHAS[0] in crops else None
     return Score(float(crops["score"].mean()), alphas)
 
 
-def _activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+def activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+    """Mean absolute activation (S, H, W) of the stages, at the size of a drawn cell."""
     activation_SHW = maps.examine(settings, model, image_HWC).activation_SHW
     return np.stack([drawing.shrink(map_HW, drawing.CELL) for map_HW in activation_SHW])
 
 
-def _quality(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+def quality(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+    """Local quality (H, W), 0–100, at the size of the drawn overlay."""
     window = min(96, settings.crop_size)
     height, width = image_HWC.shape[:2]
     stride = min(window, max(STRIDE, round((height * width / MOST_CROPS) ** 0.5)))

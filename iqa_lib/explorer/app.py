@@ -26,7 +26,7 @@ from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.errors import ExplainError, WorkbookError
-from iqa_lib.explorer import drawing
+from iqa_lib.explorer import answers, drawing
 from iqa_lib.explorer.answers import Answers, Picture, Request, Score, digest, labelled, read_upload
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
@@ -252,7 +252,7 @@ class Explorer:
             panel.box.layout.display = None if panel.place < len(request.models) else "none"
             panel.box.layout.width = "100%" if len(request.models) == 1 else "calc(50% - 8px)"
         for panel, model in zip(self.panels, request.models, strict=False):
-            score = self.answers.score(request, model)
+            score = self.answers.get(answers.score, request, model)
             request.scores.append(score)
             panel.show_score(model, score, float(np.mean(self._test_scores < score.value)))
         known = request.picture.known
@@ -263,17 +263,17 @@ class Explorer:
         for level in LEVELS if request.distortion else LEVELS[:1]:
             for line, model in zip(request.curves, request.models, strict=True):
                 self._check()
-                line[level] = self.answers.score(request, model, level).value
+                line[level] = self.answers.get(answers.score, request, model, level).value
         self.curve.value = drawing.curve(request.marks(), request.curves, request.distortion, request.level)
 
     def _show_activations(self, request: Request) -> None:
         for panel, model in zip(self.panels, request.models, strict=False):
-            activation_SHW = self.answers.activations(request, model)
+            activation_SHW = self.answers.get(answers.activations, request, model)
             panel.maps.value = drawing.activation_maps(activation_SHW)
             panel.maps_scale.value = drawing.activation_scale(activation_SHW)
 
     def _show_quality(self, request: Request) -> None:
-        request.maps = [self.answers.quality(request, model) for model in request.models]
+        request.maps = [self.answers.get(answers.quality, request, model) for model in request.models]
         span = drawing.quality_span(request.maps)
         for panel, map_HW in zip(self.panels, request.maps, strict=False):
             panel.overlay.value = drawing.overlay(request.pixels_HWC, map_HW, request.opacity, span)
