@@ -50,7 +50,12 @@ def compare(dataset: str, data_folder: str | None) -> pd.DataFrame:
     }
     lines = []
     for name, predicted in found.items():
-        interval = metrics.bootstrap(metrics.srcc, np.asarray(predicted), images.scores(rows))
+        interval = metrics.bootstrap(
+            metrics.srcc,
+            np.asarray(predicted),
+            images.scores(rows),
+            groups=metrics.groups_of(images.table["reference"].iloc[rows]),
+        )
         lines.append({"dataset": dataset, "metric": name, "n": len(rows), "SRCC": interval.value})
         lines[-1] |= {"95 % low": interval.low, "95 % high": interval.high}
     return pd.DataFrame(lines)

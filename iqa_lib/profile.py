@@ -95,6 +95,13 @@ class Profile(RunSettings):
 
     test_datasets: tuple[str, ...] = Field((), description="other datasets that 05_cross_dataset tests on")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
+    baseline_seeds: tuple[int, ...] = Field(
+        (),
+        description="more seeds of the baselines alone: their scatter stands for that of variants with one run",
+    )
+    of_interest: float = Field(
+        0.005, ge=0, description="smallest difference of SRCC that matters, decided before looking"
+    )
     backbone_tiny: str | None = Field(None, description="the sizes of 03_model_sizes; null leaves one out")
     backbone_small: str | None = None
     backbone_base: str | None = Field(None, description="also the ablation's; null: the profile's backbone")

@@ -6,9 +6,18 @@ import pytest
 from iqa_lib import metrics
 from iqa_lib.data.crops import load_images
 from iqa_lib.profile import load_profile
-from iqa_lib.study import exhibits as study
-from iqa_lib.study import experiments
+from iqa_lib.study import experiments, tables
 from iqa_lib.study import published as compare
+from iqa_lib.study.statistics import compare_scores
+
+
+def main_table(settings):
+    """As 02_ablation makes it: the table of methods, and the claims."""
+    methods, reasons = compare.published_methods(settings, load_images(settings))
+    both = experiments.variants(settings, "main")
+    runs = experiments.train_all(settings, both) | {name: [run] for name, run in methods.items()}
+    table = tables.beside_cited(compare_scores(settings, runs), methods, reasons)
+    return table.set_index("method"), tables.claims_of_methods(both, methods)
 
 
 def small(*methods):
@@ -20,10 +29,9 @@ def test_without_pyiqa_the_table_says_how_to_get_it(home, monkeypatch):
         raise compare.importlib.metadata.PackageNotFoundError(package)
 
     settings = small("musiq")
-    runs = experiments.results(settings, "main")
+    experiments.results(settings, "main")
     monkeypatch.setattr(compare.importlib.metadata, "version", absent)
-    table, _ = study.main_result(settings, runs)["sota_table"]
-    row = table.set_index("method").loc["musiq"]
+    row = main_table(settings)[0].loc["musiq"]
     assert "pip install -e '.[compare]'" in row["remark"] and np.isnan(row["SRCC"])
 
 
@@ -41,10 +49,10 @@ class TestWithPyiqa:
         assert (test["prediction"] <= 0).all()  # PIQE counts faults: turned round, higher is better
         assert scored["piqe"].srcc == metrics.srcc(test["prediction"], test["score"])
 
-        exhibits = study.main_result(settings, experiments.results(settings, "main"))
-        row = exhibits["sota_table"][0].set_index("method").loc["piqe"]
+        table, claims = main_table(settings)
+        row = table.loc["piqe"]
         assert row["95 % low"] <= row["SRCC"] <= row["95 % high"] and "pyiqa" in row["remark"]
-        assert "SMART-IQA beats piqe" in exhibits["sota_verdicts"][0]["claim"].tolist()
+        assert "SMART-IQA beats piqe" in [claim.text for claim in claims]
 
     def test_it_is_scored_once(self, home, monkeypatch):
         settings = small("piqe")
@@ -69,7 +77,7 @@ class TestWithPyiqa:
     def test_the_papers_figure_stands_beside_a_method_that_it_cites(self, home, monkeypatch):
         settings = small("piqe")
         scored, _ = compare.published_methods(settings, load_images(settings))
-        monkeypatch.setattr(study, "published_methods", lambda *_: ({"musiq": scored["piqe"]}, {}))
-        table, _ = study.main_result(settings, experiments.results(settings, "main"))["sota_table"]
-        assert table.set_index("method").loc["musiq", "paper: SRCC"] == 0.929
-        assert "MUSIQ" not in table["method"].tolist()
+        monkeypatch.setattr(compare, "published_methods", lambda *_: ({"musiq": scored["piqe"]}, {}))
+        table, _ = main_table(settings)
+        assert table.loc["musiq", "paper: SRCC"] == 0.929
+        assert "MUSIQ" not in table.index

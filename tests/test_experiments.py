@@ -6,9 +6,8 @@ from PIL import Image
 
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import Profile, load_profile
-from iqa_lib.study import exhibits as study
-from iqa_lib.study import experiments, plan, tables
-from iqa_lib.study.experiments import EXPERIMENTS, results, settings_of, variants
+from iqa_lib.study import exhibits, experiments, plan
+from iqa_lib.study.experiments import EXPERIMENTS, Variant, beats, results, settings_of, variants
 from iqa_lib.study.page import Page
 from iqa_lib.training.runs import Run
 
@@ -53,7 +52,7 @@ def test_the_papers_rows_are_named_as_in_its_tables():
         ("augmentation", "augmentation", "change"),
     ):
         named = {v.paper for v in variants(settings, experiment)} - {None}
-        assert named <= set(tables.paper(name)[key].astype(str)), experiment
+        assert named <= set(experiments.paper(name)[key].astype(str)), experiment
 
 
 def test_an_unknown_experiment_or_run_is_named():
@@ -114,8 +113,8 @@ def test_a_variant_of_other_images_never_gets_those_of_the_profile(home, change)
 
 def test_rebuilding_trains_nothing_and_names_what_is_missing(home, monkeypatch):
     monkeypatch.setattr("iqa_lib.training.train._train", pytest.fail)
-    table = study.rebuild(Page(small(), "10_paper_figures")).set_index("experiment")["state"]
-    assert set(table.index) == set(study.STUDIES) == set(EXPERIMENTS)
+    table = exhibits.rebuild(Page(small(), "10_paper_figures")).set_index("experiment")["state"]
+    assert set(table.index) == set(EXPERIMENTS)
     assert "lacks runs of HyperIQA, SMART-IQA" in table["main"]
     assert "python -m iqa_lib train --profile smoke --experiment main" in table["main"]
 
@@ -137,7 +136,22 @@ def test_no_claim_on_random_crops_is_judged_where_a_crop_is_the_whole_image(home
         lines.append(f"{number}.png,{8 * number},{split}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     settings = load_profile("smoke", dataset=str(tmp_path / "labels.csv"), epochs=1, train_crops=1)
-    exhibits = study.augmentation(settings, results(settings, "augmentation"))
-    assert "changes nothing" in exhibits["augmentation"][1]
-    claims = exhibits["augmentation_verdicts"][0]["claim"]
-    assert len(claims) == 3 and not claims.str.contains("random crop").any()
+    claims = EXPERIMENTS["augmentation"].claims(settings, variants(settings, "augmentation"))
+    assert len(claims) == 3 and not any("random crop" in claim.text for claim in claims)
+
+
+def test_a_claim_follows_the_sign_of_the_papers_difference():
+    """AGIQA-3K: SMART-IQA 0.0143 below HyperIQA, in the paper's own table."""
+    smart, hyper_iqa = (
+        Variant(name, published={"SRCC": srcc}) for name, srcc in (("S", 0.6484), ("H", 0.6627))
+    )
+    claim = beats(smart, hyper_iqa)
+    assert (claim.text, claim.first, claim.size) == ("H beats S", "H", 0.0143)
+    assert beats(hyper_iqa, smart) == claim
+    assert beats(smart, Variant("new")).size is None
+
+
+def test_a_baseline_alone_gets_more_seeds(home):
+    settings = small().model_copy(update={"seeds": (0,), "baseline_seeds": (0, 1, 2)})
+    seeds = {v.label: experiments.seeds_of(settings, v) for v in variants(settings, "main")}
+    assert seeds == {"HyperIQA": (0,), "SMART-IQA": (0, 1, 2)}

@@ -1,12 +1,12 @@
-"""The field's numbers and their edges; intervals, comparisons and verdicts that are right as often as they say."""
+"""The field's numbers and their edges, and intervals that are right as often as they say."""
 
-import itertools
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from simulated import by_reference, limit_and_truth, normal, share, spearman_of
 
 from iqa_lib import metrics
 from iqa_lib.errors import DataError
@@ -110,7 +110,9 @@ def test_noise_is_seldom_mapped():
 
 
 def test_an_undefined_number_has_an_undefined_interval():
-    assert all(math.isnan(v) for v in metrics.bootstrap(metrics.srcc, np.ones(9), np.arange(9.0)))
+    assert all(
+        math.isnan(v) for v in metrics.bootstrap(metrics.srcc, np.ones(9), np.arange(9.0), groups=None)
+    )
 
 
 def test_images_of_one_reference_have_a_value_but_no_interval():
@@ -122,7 +124,9 @@ def test_images_of_one_reference_have_a_value_but_no_interval():
 def test_the_interval_is_the_same_every_time():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50))
-    assert metrics.bootstrap(metrics.plcc, x, y) == metrics.bootstrap(metrics.plcc, x, y)
+    assert metrics.bootstrap(metrics.plcc, x, y, groups=None) == metrics.bootstrap(
+        metrics.plcc, x, y, groups=None
+    )
 
 
 def test_the_interval_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypatch):
@@ -142,23 +146,35 @@ def test_whole_references_are_drawn():
             assert drawn.fillna(0).mod(1).eq(0).all() and drawn.sum() == 3
 
 
+def test_no_interval_is_made_without_saying_what_is_resampled():
+    with pytest.raises(TypeError, match="groups"):
+        metrics.bootstrap(metrics.srcc, np.arange(9.0), np.arange(9.0))
+
+
+def test_references_are_resampled_where_images_share_them():
+    assert metrics.groups_of(["a", "b", "c"]) is None
+    assert list(metrics.groups_of(["a", "b", "a"])) == ["a", "b", "a"]
+
+
 def test_wrong_lengths_missing_references_and_unfit_statistics_are_refused():
     x = np.arange(9.0)
     with pytest.raises(DataError, match="9, 8 images"):
-        metrics.bootstrap(metrics.srcc, x, x[:8])
+        metrics.bootstrap(metrics.srcc, x, x[:8], groups=None)
     with pytest.raises(DataError, match="same images"):
-        metrics.compare(x, x, x, groups=["a", "b"])
+        metrics.bootstrap(metrics.srcc, x, x, groups=["a", "b"])
     with pytest.raises(DataError, match="Image 4"):
         metrics.bootstrap(metrics.srcc, x, x, groups=["a", "b", "a", "b", None, "a", "b", "a", "b"])
     with pytest.raises(TypeError, match="last axis"):
-        metrics.bootstrap(lambda a, b: np.mean(a - b), x, x)
+        metrics.bootstrap(lambda a, b: np.mean(a - b), x, x, groups=None)
 
 
 def test_the_report_has_every_metric_with_its_interval():
     rng = np.random.default_rng(0)
     score = pd.Series(rng.uniform(0, 100, size=80))
     predicted = score + rng.normal(0, 10, size=80)
-    numbers = metrics.report(predicted, score, metrics.fit_logistic(predicted, score), resamples=100)
+    numbers = metrics.report(
+        predicted, score, metrics.fit_logistic(predicted, score), groups=None, resamples=100
+    )
     assert list(numbers)[:4] == ["SRCC", "PLCC", "KRCC", "RMSE"] and len(numbers) == 6
     assert all(low < value < high for value, low, high in numbers.values())
     by_reference = metrics.report(predicted, score, None, resamples=100, groups=np.arange(80) // 20)
@@ -166,154 +182,7 @@ def test_the_report_has_every_metric_with_its_interval():
     assert by_reference["SRCC"] != numbers["SRCC"]
 
 
-# ----------------------------------------------------------------------------------------------- comparisons
-
-
-def normal(rng, images, references=None, rows=()):
-    """Standard normal values (…, images); 30 % of the variance common to each reference's images, if any."""
-    values = rng.normal(size=(*rows, images))
-    if references is None:
-        return values
-    of_reference = rng.normal(size=(*rows, references))[..., np.arange(images) * references // images]
-    return np.sqrt(0.3) * of_reference + np.sqrt(0.7) * values
-
-
-def spearman_of(r):
-    """SRCC of two normal variables of correlation r."""
-    return 6 / np.pi * np.arcsin(np.asarray(r) / 2)
-
-
-def pearson_of(srcc):
-    return 2 * np.sin(np.pi / 6 * np.asarray(srcc))
-
-
-def study(rng, true, runs, statistic=metrics.srcc, images=100, references=None, run_sd=0.0):
-    """Scores, and each method's predictions by ``runs`` runs whose expected statistic in all images is ``true``.
-
-    Each run's own is ``true`` plus N(0, run_sd). Half of the error is common to all methods (images hard for
-    everyone), 30 % to the runs of one method.
-    """
-    score, hard = normal(rng, images, references, rows=(2,))
-    methods = []
-    for of_method, count in zip(true, runs, strict=True):
-        of_run = rng.normal(of_method, run_sd, size=(count, 1))
-        r = pearson_of(of_run) if statistic is metrics.srcc else of_run
-        own = normal(rng, images, references)
-        error = np.sqrt(0.5) * hard + np.sqrt(0.3) * own
-        error = error + np.sqrt(0.2) * normal(rng, images, references, rows=(count,))
-        methods.append(r * score + np.sqrt(1 - r**2) * error)
-    return score, methods
-
-
-def by_reference(images, references):
-    return None if references is None else np.arange(images) * references // images
-
-
-def test_a_large_planted_difference_is_found_and_none_where_none_is():
-    score, (good, twin, poor) = study(np.random.default_rng(0), [0.9, 0.9, 0.8], [3, 3, 3], images=400)
-    found, none = metrics.compare(good, poor, score), metrics.compare(good, twin, score)
-    assert found.low < 0.1 < found.high and found.p < 0.001
-    assert none.low < 0 < none.high and none.p > 0.05
-    assert found.smallest_detectable < 0.1
-
-
-def test_a_difference_turns_its_sign_with_its_sides():
-    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 2])
-    one, other = metrics.compare(a, b, score), metrics.compare(b, a, score)
-    np.testing.assert_allclose([one.value, one.low, one.high], [-other.value, -other.high, -other.low])
-    assert one.p == pytest.approx(other.p)
-
-
-def test_a_difference_says_what_its_interval_covers():
-    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 1])
-    groups = np.arange(100) // 10
-    assert metrics.compare(a, a, score).covers == "images and runs"
-    assert metrics.compare(a, b, score).covers == "images and the first method's runs"
-    assert metrics.compare(b, a, score).covers == "images and the second method's runs"
-    single = metrics.compare(b[0], a[0], score, groups=groups)
-    assert single.covers == "references only (one run each)"
-    assert (single.images, single.groups, single.seeds) == (100, 10, (1, 1))
-
-
-def test_runs_that_scatter_widen_the_interval():
-    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 3], images=400)
-    steady = metrics.compare(a, b, score)
-    a = np.stack([a[0], a[1], a[2] + np.random.default_rng(1).normal(0, 0.6, size=400)])
-    scattered = metrics.compare(a, b, score)
-    assert scattered.high - scattered.low > 1.5 * (steady.high - steady.low)
-    assert scattered.smallest_detectable > 1.5 * steady.smallest_detectable
-
-
-def test_the_same_ranking_twice_differs_by_nothing():
-    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [1, 1])
-    same = metrics.compare(a, np.exp(a), score)
-    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
-    assert metrics.verdict(same, 0.01) == metrics.HOLDS_NOT
-
-
-@pytest.mark.parametrize("runs", [1, 3])
-def test_an_undefined_side_leaves_the_difference_undefined(runs):
-    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [runs, runs])
-    undefined = metrics.compare(a, np.ones_like(a), score)
-    assert all(math.isnan(v) for v in undefined[:5])
-    assert metrics.verdict(undefined, 0.01) == metrics.UNTOLD
-
-
-def test_a_resample_that_is_undefined_leaves_the_interval_undefined():
-    score = np.arange(20.0)
-    nearly_constant = np.where(score == 7, 1.0, 0.0)
-    difference = metrics.compare(score, nearly_constant, score)
-    assert np.isfinite(difference.value)
-    assert all(math.isnan(v) for v in difference[1:5])
-
-
-def difference(value, low, high, p):
-    return metrics.Difference(value, low, high, p, 0.01, 100, None, (3, 3))
-
-
-HOLDS, NOT, UNTOLD = "holds", "does not hold", "cannot be told from this many runs"
-
-
-@pytest.mark.parametrize(
-    ("measured", "claim", "expected"),
-    [
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.02}, HOLDS),
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.08}, HOLDS),
-        (difference(-0.02, -0.03, -0.01, 0.001), {"claimed": -0.01}, HOLDS),
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": None, "direction": 1}, HOLDS),
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.02, "p_adjusted": 0.06}, UNTOLD),
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.005, "p_adjusted": 0.06}, UNTOLD),
-        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": 0.02}, UNTOLD),
-        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": 0.04}, NOT),
-        (difference(-0.01, -0.03, 0.01, 0.3), {"claimed": -0.04}, NOT),
-        (difference(-0.02, -0.03, -0.01, 0.001), {"claimed": 0.005}, NOT),
-        (difference(-0.02, -0.03, -0.01, 0.001), {"claimed": None, "direction": 1}, NOT),
-        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": None, "direction": 1}, UNTOLD),
-        (difference(0.01, -0.01, 0.03, 0.3), {"claimed": 0.0}, UNTOLD),
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": 0.0}, NOT),
-        (difference(0.02, 0.01, 0.03, float("nan")), {"claimed": 0.02}, UNTOLD),
-        (difference(0.02, 0.01, 0.03, 0.001), {"claimed": float("nan")}, UNTOLD),
-    ],
-)
-def test_a_claim_holds_does_not_or_cannot_be_told(measured, claim, expected):
-    assert metrics.verdict(measured, **claim) == expected
-
-
-def test_a_claim_needs_a_size_or_a_direction():
-    with pytest.raises(ValueError, match="direction"):
-        metrics.verdict(difference(0.02, 0.01, 0.03, 0.001), None)
-
-
-def test_holm_multiplies_the_smallest_most_and_keeps_the_order():
-    np.testing.assert_allclose(metrics.holm([0.04, 0.01, np.nan, 0.03]), [0.06, 0.03, np.nan, 0.06])
-    assert np.isnan(metrics.holm([np.nan])).all() and metrics.holm([]).size == 0
-
-
 # ------------------------------------------------------------------------------------- as often as they say
-
-
-def share(happened):
-    return float(np.mean(list(happened)))
 
 
 def rated(rng, images):
@@ -335,7 +204,7 @@ def test_intervals_of_95_percent_hold_the_truth_about_that_often(statistic, repe
     true, rng = statistic(*rated(np.random.default_rng(0), 2_000_000)), np.random.default_rng(1)
 
     def held():
-        _, low, high = metrics.bootstrap(statistic, *rated(rng, 200), resamples=300)
+        _, low, high = metrics.bootstrap(statistic, *rated(rng, 200), groups=None, resamples=300)
         return low <= true <= high
 
     assert 0.93 <= share(held() for _ in range(repeats)) <= 0.97
@@ -361,75 +230,6 @@ def test_intervals_over_references_hold_the_truth_about_that_often(statistic, im
     assert share(held(None) for _ in range(200)) < 0.93
 
 
-def compared(rng, true, runs, **options):
-    """The difference found in a `study` of two methods."""
-    score, (a, b) = study(rng, true, runs, **options)
-    groups = by_reference(len(score), options.get("references"))
-    statistic = options.get("statistic", metrics.srcc)
-    return metrics.compare(a, b, score, groups=groups, statistic=statistic, resamples=100)
-
-
-PLCC, LARGER, CLUSTERED = {"statistic": metrics.plcc}, {"images": 200}, {"images": 160, "references": 20}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("runs", "options"),
-    [
-        pytest.param([1, 1], LARGER, id="one run each"),
-        pytest.param([1, 1], PLCC, id="one run each, PLCC"),
-        pytest.param([3, 3], PLCC, id="three runs that differ by luck only"),
-        pytest.param([3, 3], LARGER | {"run_sd": 0.01}, id="three runs, better and worse"),
-        pytest.param([3, 3], PLCC | {"run_sd": 0.03}, id="three runs, much better and worse"),
-        pytest.param([3, 2], PLCC | {"run_sd": 0.01}, id="three runs and two"),
-        pytest.param([1, 1], PLCC | CLUSTERED, id="20 references"),
-        pytest.param([3, 3], PLCC | CLUSTERED | {"run_sd": 0.01}, id="20 references, three runs"),
-    ],
-)
-def test_intervals_of_a_difference_hold_the_true_one_about_that_often(runs, options):
-    rng = np.random.default_rng(0)
-    differences = [compared(rng, [0.87, 0.84], runs, **options) for _ in range(700)]
-    assert 0.93 <= share(d.low <= 0.03 <= d.high for d in differences) <= 0.97
-
-
-@pytest.mark.slow
-def test_one_run_each_promises_too_much_where_runs_differ():
-    rng = np.random.default_rng(0)
-    differences = [compared(rng, [0.87, 0.84], [1, 1], run_sd=0.02, **PLCC) for _ in range(300)]
-    assert share(d.low <= 0.03 <= d.high for d in differences) < 0.90
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("runs", "options"), [([1, 1], LARGER), ([1, 1], PLCC), ([3, 3], PLCC | {"run_sd": 0.005})]
-)
-def test_a_difference_of_the_smallest_detectable_size_is_found_four_times_in_five(runs, options):
-    rng = np.random.default_rng(0)
-    detectable = np.mean(
-        [compared(rng, [0.90, 0.86], runs, **options).smallest_detectable for _ in range(60)]
-    )
-    planted = [0.88 + detectable / 2, 0.88 - detectable / 2]
-    found = [compared(rng, planted, runs, **options) for _ in range(400)]
-    assert share(d.p < 0.05 and d.value > 0 for d in found) == pytest.approx(0.80, abs=0.06)
-
-
-@pytest.mark.slow
-def test_of_four_steps_without_effect_one_is_called_significant_at_most_one_time_in_twenty():
-    rng, alone, family = np.random.default_rng(0), [], []
-    for _ in range(400):
-        score, methods = study(rng, [0.87] * 5, [3] * 5, run_sd=0.01, **PLCC)
-        steps = [
-            metrics.compare(after, before, score, statistic=metrics.plcc, resamples=150)
-            for before, after in itertools.pairwise(methods)
-        ]
-        p = np.array([step.p for step in steps])
-        alone += list(p < 0.05)
-        # Holm only raises p-values, and is slow to call: ask it where one is low.
-        family.append(p.min() < 0.05 and (metrics.holm(p) < 0.05).any())
-    assert share(alone) == pytest.approx(0.05, abs=0.02)
-    assert 0 < share(family) <= 0.06
-
-
 # ----------------------------------------------------------------------------------------------- label noise
 
 
@@ -446,7 +246,7 @@ def panel():
 def test_the_ceiling_of_raters_with_independent_errors_is_the_known_one(panel):
     ceiling = metrics.label_noise_ceiling(panel)
     assert ceiling.split_half == pytest.approx(spearman_of(60 / 61), abs=0.003)
-    assert ceiling.full_panel == pytest.approx(spearman_of(120 / 121), abs=0.003)
+    assert ceiling.panel_agreement == pytest.approx(spearman_of(120 / 121), abs=0.003)
 
 
 @pytest.mark.parametrize("k", [1, 4, 20])
@@ -475,6 +275,12 @@ def test_votes_are_drawn_without_replacement():
     np.testing.assert_allclose(drawn.var(axis=0), np.where(counts > 0, variance, 0), atol=0.05)
 
 
+@pytest.mark.parametrize("raters", [9, 20, 100])
+def test_a_model_that_knows_the_truth_agrees_with_a_panel_as_the_limit_says(raters):
+    limit, truth = limit_and_truth(raters)
+    assert limit == pytest.approx(truth, abs=0.01)
+
+
 def test_unanimous_raters_who_cannot_tell_images_apart_have_no_ceiling():
     assert math.isnan(metrics.label_noise_ceiling(np.tile([0, 9, 0], (20, 1))).split_half)
 
@@ -501,7 +307,7 @@ def koniq_votes(shared_data):
 def test_the_ceiling_of_koniq_is_the_reference_one(koniq_votes):
     ceiling = metrics.label_noise_ceiling(koniq_votes)
     assert ceiling.split_half == pytest.approx(0.971, abs=0.003)
-    assert ceiling.full_panel == pytest.approx(0.985, abs=0.003)
+    assert ceiling.panel_agreement == pytest.approx(0.985, abs=0.003)
 
 
 @pytest.mark.parametrize(("k", "reached"), [(1, 0.65), (4, 0.85), (9, 0.92), (13, 0.937), (20, 0.955)])

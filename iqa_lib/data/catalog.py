@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from iqa_lib import paths
-from iqa_lib.data import offline, readers
+from iqa_lib.data import near_copies, offline, readers
 from iqa_lib.data.readers import Layout, Listing
 from iqa_lib.errors import DataError
 
@@ -280,6 +280,8 @@ def load_table(
 ) -> pd.DataFrame:
     """One row per image: ``image``, ``path`` (absolute), ``score`` (0–100, higher is better), ``split``, ``reference``.
 
+    ``reference`` names the photograph that an image was made of; where each was taken by itself, the first of its
+    near-copies. No reference is on two sides of a split made here; an official split may have some (`crossing`).
     Where published, also ``std`` and votes ``c1`` … ``c5``, ``c_total`` (counts), ``distortion``, ``severity``.
     ``std`` is on the scale of 0–100 too.
 
@@ -301,6 +303,8 @@ def load_table(
     table, faults = read_labels(name, score_range, data_folder)
     if faults:
         raise DataError(" | ".join(faults))
+    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
+        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
     table["split"] = _split(table, split_seed, validation, test_only)
     first = ["image", "path", "score", "split", "reference"]
     table = table[[*first, *(column for column in table if column not in first)]]
@@ -366,6 +370,12 @@ def split_by_reference(reference: pd.Series, seed: int = 0) -> list[str]:
         name: split for split, chunk in zip(SPLITS, np.split(names, bounds), strict=True) for name in chunk
     }
     return [part[r] for r in reference]
+
+
+def crossing(table: pd.DataFrame) -> pd.Series:
+    """Which test images have a near-copy, or a version of the same photograph, among those trained or validated on."""
+    elsewhere = table["reference"][table["split"] != "test"]
+    return (table["split"] == "test") & table["reference"].isin(elsewhere)
 
 
 def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) -> pd.Series:

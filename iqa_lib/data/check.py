@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
-from iqa_lib.data import catalog, crops
+from iqa_lib.data import catalog, crops, near_copies
 from iqa_lib.errors import DataError
 from iqa_lib.profile import DataSettings
 from iqa_lib.progress import Progress
@@ -89,6 +90,8 @@ def check(name: str, settings: DataSettings) -> Report:
             f"{len(unlabelled)} images have no row: {_few(Path(f).name for f in unlabelled)}. They are not used; "
             f"add rows for those that should be."
         )
+    if labelled["reference"].is_unique and len(labelled):
+        _look_at_near_copies(report, labelled)
     report.images = len(labelled)
     files = labelled["path"].tolist() + ([] if len(labelled) else unlabelled)
     _look_at_images(report, files, others)
@@ -124,6 +127,24 @@ def _look_at_case(report: Report, table: pd.DataFrame) -> None:
             f"{len(other)} names differ from their files in the case of letters: {_few(other)}. They are read all the "
             f"same; for other programs rename the files."
         )
+
+
+def _look_at_near_copies(report: Report, labelled: pd.DataFrame) -> None:
+    first = near_copies.groups(labelled["path"].tolist())
+    own = np.arange(len(first))
+    if not (first != own).any():
+        return
+    names = labelled["image"].to_numpy()
+    alike = [f"{names[i]} ≈ {names[first[i]]}" for i in own[first != own]]
+    text = f"{len(alike)} images are near-copies of another: {_few(alike)}. They count as one photograph"
+    if "split" in labelled:
+        split = labelled["split"].to_numpy()
+        apart = [
+            pair for i, pair in zip(own[first != own], alike, strict=True) if split[i] != split[first[i]]
+        ]
+        if apart:
+            text += f"; {len(apart)} are on both sides of the official split: results are given with and without them"
+    report.notes.append(f"{text}.")
 
 
 def _without_row(labelled: pd.DataFrame, folder: Path | None) -> list[str]:

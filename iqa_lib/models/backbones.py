@@ -54,7 +54,9 @@ OWN_SHAPES = {
         "a Swin of 6 M parameters",
     ),
     # with attention in it, see `models/hybrid.py`
-    "swin_nano": OwnShape("tf_efficientnet_lite0", {}, "EfficientNet-Lite0 under Swin blocks"),
+    "swin_nano": OwnShape(
+        "tf_efficientnet_lite0", {}, "EfficientNet-Lite0 under Swin blocks, pretrained on surrogate scores"
+    ),
 }
 
 

@@ -76,7 +76,7 @@ def _missing(settings: Profile, names: Iterable[str], only: Iterable[str] | None
     images, found = experiments.Images(), {}
     for name in names:
         for variant in experiments.variants(settings, name, only):
-            for seed in variant.seeds or settings.seeds:
+            for seed in experiments.seeds_of(settings, variant):
                 wanted = experiments.settings_of(settings, variant, seed)
                 run = Run(wanted, images.of(wanted).fingerprint)
                 if not run.complete:

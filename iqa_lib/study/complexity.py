@@ -32,8 +32,7 @@ from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.study import exhibits as study
-from iqa_lib.study import experiments, tables
+from iqa_lib.study import experiments, statistics, tables
 from iqa_lib.study.plan import size_of
 from iqa_lib.training.evaluate import stages_of
 from iqa_lib.training.runs import Run
@@ -355,10 +354,9 @@ def accuracy_beside_cost(settings: Profile, runs: dict[str, list[Run]], table: p
     in_float32 = table.loc[table["precision"] == "float32", ["backbone", "GMAC", "latency (ms)", "crops/s"]]
     if not runs:
         return pd.DataFrame(columns=["model", *in_float32, *kept])
-    accuracy = study.measured(settings, runs).rename(columns={"variant": "model"})
-    return accuracy[["model", "backbone", *kept]].merge(in_float32, on="backbone")[
-        ["model", *in_float32, *kept]
-    ]
+    accuracy = statistics.compare_scores(settings, runs).rename(columns={"variant": "model"})
+    accuracy = accuracy[["model", "backbone", *kept]]
+    return accuracy.merge(in_float32, on="backbone")[["model", *in_float32, *kept]]
 
 
 def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) -> pd.DataFrame:

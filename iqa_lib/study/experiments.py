@@ -1,4 +1,4 @@
-"""The paper's experiments as data: each a list of variants, and what each changes in the profile.
+"""The paper's experiments as data: each a list of variants, what each changes in the profile, and what is claimed.
 
 A variant's run is trained once for every seed of the profile, whichever experiments share it.
 """
@@ -6,45 +6,95 @@ A variant's run is trained once for every seed of the profile, whichever experim
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+import importlib.resources
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
+
+from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.data.offline import EMBEDDED
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import DataSettings, Profile
-from iqa_lib.training.runs import Run
+from iqa_lib.training.evaluate import test_on
+from iqa_lib.training.runs import Run, StoredRun
+
+Runs = dict[str, list[StoredRun]]  # a variant's runs, one per seed, by its label
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of an experiment; ``paper`` names its row in the paper's table, where it has one."""
+    """One configuration of an experiment.
+
+    Attributes:
+        changes: to the profile.
+        role: its part in the experiment; a baseline is what others are compared with, and trained with
+            ``baseline_seeds``.
+        factor: by which a number is multiplied, where that is what is varied.
+        paper: its row in the paper's table, where it has one.
+        published: the paper's numbers for it, by the name of our column.
+    """
 
     label: str
     changes: dict[str, Any] = field(default_factory=dict)
+    role: Literal["baseline", "step", "control"] = "step"
+    factor: float | None = None
     paper: str | None = None
+    published: dict[str, float] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None  # None: those of the profile
 
 
-def variants(settings: Profile, experiment: str, only: Iterable[str] | None = None) -> list[Variant]:
-    """The configurations of one of ``EXPERIMENTS`` under this profile.
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another dataset than the one trained on, to test on."""
 
-    Args:
-        only: labels of those wanted; all where None.
+    name: str
+    images: ImageSet
 
-    Raises:
-        ProfileError: no such experiment, or no such label in it.
-    """
-    if experiment not in EXPERIMENTS:
-        near = difflib.get_close_matches(experiment, EXPERIMENTS, n=1)
-        hint = f", did you mean '{near[0]}'?" if near else "."
-        raise ProfileError(f"No experiment '{experiment}'{hint} Known: {', '.join(EXPERIMENTS)}.")
-    chosen = EXPERIMENTS[experiment](settings)
-    if unknown := set(only or ()) - {v.label for v in chosen}:
-        known = ", ".join(f"'{v.label}'" for v in chosen)
-        raise ProfileError(f"Experiment '{experiment}' has no run '{sorted(unknown)[0]}'. Known: {known}.")
-    return [v for v in chosen if not only or v.label in only]
+
+@dataclass(frozen=True)
+class Claim:
+    """That ``first`` beats ``second`` by ``size`` (SRCC, not negative); size None: only that it beats it."""
+
+    text: str
+    first: str
+    second: str
+    size: float | None = None
+    elsewhere: Elsewhere | None = None  # where it is judged, if not at home
+
+
+def beats(first: Variant, second: Variant, size: float | None = None, on: Elsewhere | None = None) -> Claim:
+    """The claim that the paper's numbers make of two variants, or that ``size`` makes: its sentence follows the sign."""
+    if size is None and {"SRCC"} <= first.published.keys() & second.published.keys():
+        size = round(first.published["SRCC"] - second.published["SRCC"], 6)
+    if size is not None and size < 0:
+        first, second, size = second, first, -size
+    where = f" on {on.name}" if on else ""
+    return Claim(f"{first.label} beats {second.label}{where}", first.label, second.label, size, on)
+
+
+def paper(name: str) -> pd.DataFrame:
+    """A table of the SMART-IQA paper, such as ``training_log_base``; reference only, never a result."""
+    return pd.read_csv(importlib.resources.files("iqa_lib.study") / "paper" / f"{name}.csv")
+
+
+def _beside(variants: Iterable[Variant], table: str, key: str, **columns: str) -> list[Variant]:
+    """With the numbers of the paper's table whose rows are named in its column ``key``; ``columns``: theirs to ours."""
+    published = paper(table)
+    published = published.set_index(published[key].astype(str))[list(columns)].rename(columns=columns)
+    return [
+        replace(v, published={k: x for k, x in published.loc[v.paper].items() if pd.notna(x)})
+        if v.paper in published.index
+        else v
+        for v in variants
+    ]
+
+
+# --- variants ---------------------------------------------------------------------------------------------
 
 
 def _base(settings: Profile) -> dict[str, Any]:
@@ -66,110 +116,251 @@ def _hyper_iqa(settings: Profile) -> Variant:
     changes = {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa}
     if settings.hyper_iqa_recipe == "published":
         changes |= HYPER_IQA_RECIPE
-    return Variant("HyperIQA", changes, "HyperIQA (ResNet-50)")
+    return Variant("HyperIQA", changes, paper="HyperIQA (ResNet-50)")
 
 
-def _training(settings: Profile) -> list[Variant]:
+def training(settings: Profile) -> list[Variant]:
     return [Variant("the profile's run", seeds=(settings.seed,))]
 
 
-def _main(settings: Profile) -> list[Variant]:
-    return [_hyper_iqa(settings), Variant("SMART-IQA", _base(settings), "SMART-Base")]
-
-
-def _ablation(settings: Profile) -> list[Variant]:
-    base = _base(settings)
-    alone = {"use_multiscale": False, "use_attention": False}
+def main(settings: Profile) -> list[Variant]:
+    smart = Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base")
+    published = paper("sota_koniq10k").set_index("method")[["srcc", "plcc"]]
+    names = {"HyperIQA": "HyperIQA", "SMART-IQA": "SMART-Base"}
     return [
-        _hyper_iqa(settings),
-        Variant("stronger backbone alone", base | alone, "Swin-Base backbone only"),
-        Variant("+ AFA", base | {"use_attention": False}, "+ AFA"),
-        Variant("+ attention (full)", base, "+ Attention (full)"),
+        replace(v, published={"SRCC": row["srcc"], "PLCC": row["plcc"]})
+        for v in (_hyper_iqa(settings), smart)
+        for row in [published.loc[names[v.label]]]
     ]
 
 
-def _fixed_regressor(settings: Profile) -> list[Variant]:
+def ablation(settings: Profile) -> list[Variant]:
     base = _base(settings)
-    return [Variant("fixed regressor", base | {"use_hyper": False}), Variant("hyper-network", base)]
+    alone = {"use_multiscale": False, "use_attention": False}
+    rows = [
+        _hyper_iqa(settings),
+        Variant("stronger backbone alone", base | alone, paper="Swin-Base backbone only"),
+        Variant("+ AFA", base | {"use_attention": False}, paper="+ AFA"),
+        Variant("+ attention (full)", base, "baseline", paper="+ Attention (full)"),
+    ]
+    return _beside(rows, "ablation_koniq10k", "configuration", srcc="SRCC", plcc="PLCC")
 
 
-def _sizes(settings: Profile) -> list[Variant]:
+def fixed_regressor(settings: Profile) -> list[Variant]:
+    base = _base(settings)
+    return [
+        Variant("fixed regressor", base | {"use_hyper": False}),
+        Variant("hyper-network", base, "baseline"),
+    ]
+
+
+def model_sizes(settings: Profile) -> list[Variant]:
+    base = settings.backbone_base or settings.backbone
     sizes = {
         "SMART-Tiny": settings.backbone_tiny,
         "SMART-Small": settings.backbone_small,
-        "SMART-Base": settings.backbone_base or settings.backbone,
+        "SMART-Base": base,
     }
-    named = [Variant(name, {"backbone": backbone}, name) for name, backbone in sizes.items() if backbone]
-    controls = [Variant(f"control: {name}", {"backbone": name}) for name in settings.backbone_controls]
-    return [*named, *controls]
+    named = [
+        Variant(name, {"backbone": backbone}, "baseline" if backbone == base else "step", paper=name)
+        for name, backbone in sizes.items()
+        if backbone
+    ]
+    controls = [
+        Variant(f"control: {name}", {"backbone": name}, "control") for name in settings.backbone_controls
+    ]
+    return _beside([*named, *controls], "complexity", "model", srcc="SRCC", params_m="parameters (M)")
 
 
 # The paper varies the backbone's rate and keeps the head's at ten times it: both by the same factor.
 LEARNING_RATES = {5e-6: 10, 3e-6: 6, 1e-6: 2, 5e-7: 1, 1e-7: 0.2}
 
 
-def _learning_rates(settings: Profile) -> list[Variant]:
+def learning_rate(settings: Profile) -> list[Variant]:
     def scaled(factor: float) -> dict[str, Any]:
         if factor == 1:
             return {}
         keys = ("learning_rate_backbone", "learning_rate_head")
         return {key: getattr(settings, key) * factor for key in keys}
 
-    return [
-        Variant(f"× {factor:g}", scaled(factor), paper=str(rate))
+    rows = [
+        Variant(
+            f"× {factor:g}", scaled(factor), "baseline" if factor == 1 else "step", factor, paper=str(rate)
+        )
         for rate, factor in sorted(LEARNING_RATES.items(), key=lambda item: item[1])
     ]
+    return _beside(rows, "learning_rate", "lr_backbone", srcc="SRCC")
 
 
-def _losses(settings: Profile) -> list[Variant]:
-    names = {
-        "l1": ("L1", "L1 (MAE)"),
-        "l2": ("L2", "L2 (MSE)"),
-        "plcc": ("PLCC (the paper's “SRCC loss”)", "SRCC loss"),
-        "srcc": ("soft-rank SRCC", None),
-        "pairwise_rank": ("pairwise rank", "Pairwise ranking"),
-        "pairwise_fidelity": ("pairwise fidelity", "Pairwise fidelity"),
-    }
-    plain = [Variant(label, {"loss": loss}, paper) for loss, (label, paper) in names.items()]
-    return [*plain, Variant("L1 + margin ranking, α = 1", {"loss": "l1", "ranking_weight": 1.0})]
-
-
-def _augmentation(settings: Profile) -> list[Variant]:
-    found = [
-        Variant("as the profile"),
-        Variant("without flip", {"flip": False}, "add horizontal flip"),
-        Variant("without random crop", {"random_crop": False}, "remove random crop"),
-        Variant("colour jitter ± 20 %", {"colour_jitter": 0.2}, "add color jitter"),
+def loss(settings: Profile) -> list[Variant]:
+    rows = [
+        Variant("L1", {"loss": "l1"}, "baseline", paper="L1 (MAE)"),
+        Variant("L2", {"loss": "l2"}, paper="L2 (MSE)"),
+        Variant("PLCC (the paper's “SRCC loss”)", {"loss": "plcc"}, paper="SRCC loss"),
+        Variant("soft-rank SRCC", {"loss": "srcc"}),
+        Variant("pairwise rank", {"loss": "pairwise_rank"}, paper="Pairwise ranking"),
+        Variant("pairwise fidelity", {"loss": "pairwise_fidelity"}, paper="Pairwise fidelity"),
+        Variant("L1 + margin ranking, α = 1", {"loss": "l1", "ranking_weight": 1.0}),
     ]
-    if settings.dataset in EMBEDDED:  # their images are smaller than every resolution that is tried
-        return found
-    # The paper's three quarters; where crops would not fit, four thirds.
-    share = 3 / 4 if settings.resolution * 3 / 4 >= settings.crop_size else 4 / 3
-    other = round(settings.resolution * share)
-    published = "resize to 384x288 instead of 512x384" if share < 1 else None
-    return [*found, Variant(f"resolution {other}", {"resolution": other}, published)]
+    return _beside(rows, "loss_functions", "loss", srcc="SRCC", plcc="PLCC")
 
 
-def _protocol(settings: Profile) -> list[Variant]:
+def augmentation(settings: Profile) -> list[Variant]:
+    found = [
+        Variant("as the profile", {}, "baseline"),
+        Variant("without flip", {"flip": False}, paper="add horizontal flip"),
+        Variant("without random crop", {"random_crop": False}, paper="remove random crop"),
+        Variant("colour jitter ± 20 %", {"colour_jitter": 0.2}, paper="add color jitter"),
+    ]
+    if settings.dataset not in EMBEDDED:  # whose images are smaller than every resolution that is tried
+        # The paper's three quarters; where crops would not fit, four thirds.
+        share = 3 / 4 if settings.resolution * 3 / 4 >= settings.crop_size else 4 / 3
+        other = round(settings.resolution * share)
+        published = "resize to 384x288 instead of 512x384" if share < 1 else None
+        found.append(Variant(f"resolution {other}", {"resolution": other}, paper=published))
+    return _beside(found, "augmentation", "change", srcc_delta_koniq10k="effect")
+
+
+def protocol(settings: Profile) -> list[Variant]:
     return [Variant("as the profile", {"watch_test": True})]
 
 
+# --- claims -----------------------------------------------------------------------------------------------
+
+
+def steps(variants: Sequence[Variant]) -> list[Claim]:
+    """Each variant beats the one before it; controls make no claim."""
+    return [
+        beats(after, before)
+        for before, after in itertools.pairwise(v for v in variants if v.role != "control")
+    ]
+
+
+def of_baseline(variants: Sequence[Variant]) -> list[Claim]:
+    """The baseline beats every other variant."""
+    baseline = next(v for v in variants if v.role == "baseline")
+    return [
+        # The paper gives "add flip: +0.002" and for others what the change costs: both as the baseline's lead.
+        beats(baseline, v, abs(v.published["effect"]) if "effect" in v.published else None)
+        for v in variants
+        if v is not baseline
+    ]
+
+
+def of_augmentation(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
+    """As `of_baseline`; none on random crops where every crop is the whole image, for there they change nothing."""
+    whole = crops_are_whole_images(settings, load_images(settings))
+    return of_baseline([v for v in variants if not (whole and "random_crop" in v.changes)])
+
+
+def across(settings: Profile, variants: Sequence[Variant], elsewhere: Sequence[Elsewhere]) -> list[Claim]:
+    """SMART-IQA beats HyperIQA at home and on every other dataset, by what the paper says where it has that."""
+    published = paper("cross_dataset").set_index("dataset")
+    hyper_iqa, smart = (replace(v, published={}) for v in variants)
+    claims = []
+    for name, on in [(settings.dataset, None), *((e.name, e) for e in elsewhere)]:
+        title = describe(name, settings.data_folder).title
+        row = published.loc[title] if title in published.index else None
+        claim = beats(smart, hyper_iqa, None if row is None else row["smart_srcc"] - row["hyperiqa_srcc"], on)
+        claims.append(claim if on else replace(claim, text=f"{claim.text} on {name}"))
+    return claims
+
+
+def crops_are_whole_images(settings: Profile, images: ImageSet) -> bool:
+    """Nearly all of them: then random crops, in training or at test, are no choice at all."""
+    return images.share_of_one_crop(settings.crop_size) > 0.99
+
+
+# --- the registry -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Variants, what is claimed of them, and how the result is shown.
+
+    Attributes:
+        figure: ending of its name, the function of `iqa_lib.study.figures` that draws the scores, its caption.
+    """
+
+    variants: Callable[[Profile], list[Variant]]
+    claims: Callable[[Profile, Sequence[Variant]], list[Claim]] | None = None
+    caption: str = ""
+    figure: tuple[str, str, str] | None = None
+
+
 EXPERIMENTS = {
-    "training": _training,
-    "main": _main,
-    "ablation": _ablation,
-    "fixed_regressor": _fixed_regressor,
-    "model_sizes": _sizes,
-    "learning_rate": _learning_rates,
-    "loss": _losses,
-    "augmentation": _augmentation,
-    "protocol": _protocol,
-    "cross_dataset": _main,
+    "training": Experiment(training),
+    "main": Experiment(main),
+    "ablation": Experiment(
+        ablation,
+        lambda settings, variants: steps(variants),
+        "Ablation: each row adds a part",
+        ("bars", "bars_of_variants", "Ablation; a dash is one seed"),
+    ),
+    "fixed_regressor": Experiment(
+        fixed_regressor,
+        lambda settings, variants: of_baseline(variants),
+        "A fixed regressor in place of the hyper-network",
+    ),
+    "model_sizes": Experiment(
+        model_sizes,
+        lambda settings, variants: steps(variants),
+        "Model sizes",
+        ("curve", "sizes_curve", "SRCC against the number of parameters"),
+    ),
+    "learning_rate": Experiment(
+        learning_rate,
+        lambda settings, variants: of_baseline(variants),
+        "Learning rates, all multiplied by one factor",
+        ("curve", "learning_rate_curve", "SRCC against the learning rate"),
+    ),
+    "loss": Experiment(
+        loss,
+        lambda settings, variants: of_baseline(variants),
+        "Losses; the paper's “SRCC loss” is 1 − PLCC of the batch",
+        ("bars", "bars_of_variants", "Losses; a dash is one seed"),
+    ),
+    "augmentation": Experiment(
+        augmentation,
+        of_augmentation,
+        "Augmentation and resolution",
+        ("bars", "bars_of_variants", "Augmentation and resolution; a dash is one seed"),
+    ),
+    "protocol": Experiment(protocol),
+    "cross_dataset": Experiment(main),
 }
+
+
+def variants(settings: Profile, experiment: str, only: Iterable[str] | None = None) -> list[Variant]:
+    """The configurations of one of ``EXPERIMENTS`` under this profile.
+
+    Args:
+        only: labels of those wanted; all where None.
+
+    Raises:
+        ProfileError: no such experiment, or no such label in it.
+    """
+    if experiment not in EXPERIMENTS:
+        near = difflib.get_close_matches(experiment, EXPERIMENTS, n=1)
+        hint = f", did you mean '{near[0]}'?" if near else "."
+        raise ProfileError(f"No experiment '{experiment}'{hint} Known: {', '.join(EXPERIMENTS)}.")
+    chosen = EXPERIMENTS[experiment].variants(settings)
+    if unknown := set(only or ()) - {v.label for v in chosen}:
+        known = ", ".join(f"'{v.label}'" for v in chosen)
+        raise ProfileError(f"Experiment '{experiment}' has no run '{sorted(unknown)[0]}'. Known: {known}.")
+    return [v for v in chosen if not only or v.label in only]
 
 
 def settings_of(settings: Profile, variant: Variant, seed: int) -> Profile:
     return settings.model_copy(update={**variant.changes, "seed": seed})
+
+
+def seeds_of(settings: Profile, variant: Variant) -> tuple[int, ...]:
+    """A baseline's are more where a profile affords one run of each variant: their scatter stands for the others'."""
+    if variant.seeds:
+        return variant.seeds
+    more = settings.baseline_seeds if variant.role == "baseline" else ()
+    return tuple(dict.fromkeys((*settings.seeds, *more)))
 
 
 class Images:
@@ -184,31 +375,34 @@ class Images:
         return self._sets[settings.data]
 
 
-def results(
-    settings: Profile,
-    experiment: str,
-    only: Iterable[str] | None = None,
-    train_missing: bool = True,
-) -> dict[str, list[Run]]:
-    """Each variant's runs, one per seed; trains what is missing.
+def train_all(settings: Profile, variants: Sequence[Variant], train_missing: bool = True) -> Runs:
+    """The runs of these variants, one per seed: read from the store, or trained where they are missing.
 
     Args:
-        only: as for `variants`.
         train_missing: False: leave out what is not in the store.
-
-    Raises:
-        ProfileError: unknown experiment or variant.
     """
     from iqa_lib.training.train import train
 
-    chosen = variants(settings, experiment, only)
     images = Images()
     found: dict[str, list[Run]] = {}
-    for variant in chosen:
-        for seed in variant.seeds or settings.seeds:
+    for variant in variants:
+        for seed in seeds_of(settings, variant):
             wanted = settings_of(settings, variant, seed)
             data = images.of(wanted)
             run = Run(wanted, data.fingerprint)
             if run.complete or train_missing:
                 found.setdefault(variant.label, []).append(train(wanted, data))
     return found
+
+
+def results(
+    settings: Profile, experiment: str, only: Iterable[str] | None = None, train_missing: bool = True
+) -> Runs:
+    """As `train_all`, of one of ``EXPERIMENTS``; ``only`` as for `variants`."""
+    return train_all(settings, variants(settings, experiment, only), train_missing)
+
+
+def predictions(runs: list[StoredRun], elsewhere: Elsewhere | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+    """Predictions (seeds, images) of a variant on its test split, or on another dataset; and the images' labels."""
+    parts = [test_on(run, elsewhere.name, elsewhere.images) if elsewhere else run.test for run in runs]
+    return np.stack([part["prediction"].to_numpy() for part in parts]), parts[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -240,16 +241,15 @@ COLUMN = 3.4
 PAPER = {"color": COLOURS[7], "marker": "D", "ls": "", "ms": 4, "label": "paper (KonIQ-10k, its protocol)"}
 
 
-def _label_small(axis: plt.Axes) -> None:
-    axis.tick_params(labelsize=7.5)
-    for text in (axis.xaxis.label, axis.yaxis.label):
+def _one_column(ax: plt.Axes, **legend) -> plt.Axes:
+    """Small letters, the legend above."""
+    ax.tick_params(labelsize=7.5)
+    for text in (ax.xaxis.label, ax.yaxis.label):
         text.set_size(8)
-
-
-def _legend_above(axis: plt.Axes) -> None:
-    axis.legend(
-        frameon=False, fontsize=6.5, loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2, borderpad=0
-    )
+    above = {"loc": "lower center", "bbox_to_anchor": (0.4, 1), "ncols": 2} | legend
+    ax.legend(frameon=False, fontsize=6.5, borderpad=0, **above)
+    ax.figure.tight_layout()
+    return ax
 
 
 def _interval_dots(
@@ -265,100 +265,73 @@ def _interval_dots(
 
 
 def bars_of_variants(
-    table: pd.DataFrame, points: dict[str, np.ndarray], remarks: list[str] | None = None
-) -> Figure:
-    """Mean SRCC of each variant with its 95 % interval, a dash for every seed, the paper's value, and a remark."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.34 * len(table) + 1.15))
+    table: pd.DataFrame, runs: Mapping[str, Sequence] | None = None, ax: plt.Axes | None = None
+) -> plt.Axes:
+    """Mean SRCC of each variant with its 95 % interval, a dash for every seed, the paper's value.
+
+    Args:
+        table: `statistics.compare_scores`.
+        runs: the variants' runs, or their SRCC, one a seed.
+    """
+    ax = ax or plt.subplots(figsize=(COLUMN, 0.34 * len(table) + 1.15))[1]
     place = np.arange(len(table))[::-1]
-    _interval_dots(axis, table, place, lying=True, label="mean, 95 % interval")
+    _interval_dots(ax, table, place, lying=True, label="mean, 95 % interval")
     for y, label in zip(place, table["variant"], strict=True):
-        values = points[label]
-        axis.plot(
-            values,
-            np.full(len(values), y - 0.22),
-            "|",
-            ms=6,
-            color=COLOURS[3],
-            label="one seed" if y == place[0] else None,
-        )
+        values = [getattr(run, "srcc", run) for run in (runs or {}).get(label, [])]
+        one = "one seed" if y == place[0] else None
+        ax.plot(values, np.full(len(values), y - 0.22), "|", ms=6, color=COLOURS[3], label=one)
     if "paper: SRCC" in table and table["paper: SRCC"].notna().any():
-        axis.plot(table["paper: SRCC"], place + 0.22, **PAPER)
-    for y, remark in zip(place, remarks or [], strict=False):
-        axis.text(1.02, y, remark, fontsize=6.5, va="center", transform=axis.get_yaxis_transform())
-    axis.set_yticks(place, [textwrap.fill(v, 28) for v in table["variant"]])
-    axis.set(xlabel=f"test SRCC, n = {table['n'].iloc[0]}", ylim=(-0.6, len(table) - 0.4))
-    _legend_above(axis)
-    _label_small(axis)
-    figure.tight_layout()
-    return figure
+        ax.plot(table["paper: SRCC"], place + 0.22, **PAPER)
+    ax.set_yticks(place, [textwrap.fill(v, 28) for v in table["variant"]])
+    ax.set(xlabel=f"test SRCC, n = {table['n'].iloc[0]}", ylim=(-0.6, len(table) - 0.4))
+    return _one_column(ax)
 
 
-def sizes_curve(table: pd.DataFrame) -> Figure:
+def sizes_curve(table: pd.DataFrame, runs: object = None, ax: plt.Axes | None = None) -> plt.Axes:
     """Test SRCC against the number of parameters; controls are hollow."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.2 + 0.13 * len(table)))
+    ax = ax or plt.subplots(figsize=(COLUMN, 2.2 + 0.13 * len(table)))[1]
     for (_, row), colour in zip(table.iterrows(), itertools.cycle(COLOURS[:7])):
-        name, backbone = row["variant"], row["backbone"].removeprefix("tf_")
-        control = name.startswith("control")
-        label = name if control else f"{name} ({backbone})"
-        fill = "white" if control else colour
-        _interval_dots(
-            axis,
-            row.to_frame().T.infer_objects(),
-            [row["parameters (M)"]],
-            mfc=fill,
-            color=colour,
-            label=label,
-        )
-    if table["paper: SRCC"].notna().any():
-        axis.plot(table["paper: parameters (M)"], table["paper: SRCC"], **PAPER)
-    axis.legend(frameon=False, fontsize=6.5, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-    axis.set(xlabel="parameters (million)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}", xscale="log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.margins(x=0.15)
-    _label_small(axis)
-    figure.tight_layout()
-    return figure
+        control = row.get("role") == "control"
+        label = row["variant"] if control else f"{row['variant']} ({row['backbone'].removeprefix('tf_')})"
+        style = {"mfc": "white" if control else colour, "color": colour, "label": label}
+        _interval_dots(ax, row.to_frame().T.infer_objects(), [row["parameters (M)"]], **style)
+    if "paper: SRCC" in table and table["paper: SRCC"].notna().any():
+        ax.plot(table["paper: parameters (M)"], table["paper: SRCC"], **PAPER)
+    ax.set(xlabel="parameters (million)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}", xscale="log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.margins(x=0.15)
+    return _one_column(ax, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
 
 
-def learning_rate_curve(table: pd.DataFrame) -> Figure:
+def learning_rate_curve(table: pd.DataFrame, runs: object = None, ax: plt.Axes | None = None) -> plt.Axes:
     """Test SRCC against the factor on all learning rates."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.4))
-    _interval_dots(axis, table, table["factor"], fmt="o-", ms=4, label="measured, 95 % interval")
-    axis.plot(table["factor"], table["paper: SRCC"], **PAPER)
-    axis.set(xscale="log", xlabel="learning rates × factor", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
-    axis.set_xticks(ticks := table["factor"].tolist(), [f"{t:g}" for t in ticks])
-    axis.minorticks_off()
-    _legend_above(axis)
-    _label_small(axis)
-    figure.tight_layout()
-    return figure
+    ax = ax or plt.subplots(figsize=(COLUMN, 2.4))[1]
+    _interval_dots(ax, table, table["factor"], fmt="o-", ms=4, label="measured, 95 % interval")
+    if "paper: SRCC" in table:
+        ax.plot(table["factor"], table["paper: SRCC"], **PAPER)
+    ax.set(xscale="log", xlabel="learning rates × factor", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
+    ax.set_xticks(ticks := table["factor"].tolist(), [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
+    return _one_column(ax)
 
 
-def cross_dataset_heatmap(table: pd.DataFrame) -> Figure:
+def cross_dataset_heatmap(table: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
     """Test SRCC of each method on each dataset; the paper's in brackets where it has one."""
     value = table.pivot(index="variant", columns="dataset", values="SRCC")[table["dataset"].unique()]
     paper = table.pivot(index="variant", columns="dataset", values="paper: SRCC")[value.columns]
     text = value.map(metrics.told) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
     counts = table.drop_duplicates("dataset").set_index("dataset")["n"]
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.55 * len(value) + 1.2))
-    sns.heatmap(
-        value,
-        annot=text,
-        fmt="",
-        cmap="cividis",
-        vmin=0,
-        vmax=1,
-        annot_kws={"size": 7.5},
-        cbar_kws={"label": "test SRCC"},
-        ax=axis,
-    )
-    axis.set(xlabel="", ylabel="")
-    axis.set_xticklabels([f"{d.replace('-', chr(10))}\nn = {counts[d]}" for d in value.columns], rotation=0)
-    axis.tick_params(labelsize=7)
-    axis.collections[0].colorbar.ax.tick_params(labelsize=7)
-    axis.collections[0].colorbar.ax.yaxis.label.set_size(8)
-    figure.tight_layout()
-    return figure
+    ax = ax or plt.subplots(figsize=(COLUMN, 0.55 * len(value) + 1.2))[1]
+    scale = {"cmap": "cividis", "vmin": 0, "vmax": 1, "cbar_kws": {"label": "test SRCC"}}
+    sns.heatmap(value, annot=text, fmt="", annot_kws={"size": 7.5}, ax=ax, **scale)
+    ax.set(xlabel="", ylabel="")
+    ax.set_xticklabels([f"{d.replace('-', chr(10))}\nn = {counts[d]}" for d in value.columns], rotation=0)
+    ax.tick_params(labelsize=7)
+    bar = ax.collections[0].colorbar.ax
+    bar.tick_params(labelsize=7)
+    bar.yaxis.label.set_size(8)
+    ax.figure.tight_layout()
+    return ax
 
 
 # --- costs ------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def plan(settings: Profile, names: list[str], only: list[str] | None = None) -> 
         for variant in experiments.variants(settings, name, only):
             cost = _cost(experiments.settings_of(settings, variant, 0), images)
             changes = ", ".join(f"{k}={v}" for k, v in variant.changes.items()) or "the profile as it is"
-            for seed in variant.seeds or settings.seeds:
+            for seed in experiments.seeds_of(settings, variant):
                 run = Run(experiments.settings_of(settings, variant, seed), cost.fingerprint)
                 state = "done" if run.complete else "shared" if run.folder in seen else "missing"
                 seen.add(run.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 from collections.abc import Callable
 
@@ -10,16 +9,14 @@ import numpy as np
 import pandas as pd
 
 from iqa_lib import metrics
-from iqa_lib.data.crops import ImageSet, read_sizes
+from iqa_lib.data.catalog import crossing, describe
+from iqa_lib.data.crops import ImageSet, load_images, read_sizes
 from iqa_lib.profile import Profile
 from iqa_lib.study import attention as explain
-from iqa_lib.training.evaluate import laplacian_variance
-from iqa_lib.training.runs import Run
-
-
-def paper(name: str) -> pd.DataFrame:
-    """A table of the SMART-IQA paper, such as ``training_log_base``; reference only, never a result."""
-    return pd.read_csv(importlib.resources.files("iqa_lib.study") / "paper" / f"{name}.csv")
+from iqa_lib.study import experiments, statistics
+from iqa_lib.study.experiments import Elsewhere, Runs, Variant, paper
+from iqa_lib.training.evaluate import laplacian_variance, score_random_crops
+from iqa_lib.training.runs import Run, StoredRun
 
 
 def datasets(sets: dict[str, ImageSet]) -> pd.DataFrame:
@@ -54,20 +51,23 @@ VOTES = [f"c{level}" for level in range(1, 6)]
 def agreement_of_raters(sets: dict[str, ImageSet], counts=(1, 2, 4, 9, 13, 20)) -> pd.DataFrame:
     """Test images of the sets with published votes: SRCC of the mean of k raters with the others' mean.
 
-    Two last rows per set: half the panel with the other half, and two full panels (Spearman–Brown), the ceiling
-    of any model's SRCC with these labels.
+    The last rows of a set: half the panel with the other half, two full panels, and a perfect model with the panel.
     """
     lines = []
     for name, images in sets.items():
         if set(VOTES) <= set(images.table):
             votes = images.table.loc[images.rows("test"), VOTES].to_numpy()
-            for k in counts:
-                lines.append({"dataset": name, "raters": k, "SRCC": metrics.srcc_of_k_raters(votes, k)})
-            ceiling = metrics.label_noise_ceiling(votes)
-            panel = int(np.median(votes.sum(axis=1)))
-            lines.append({"dataset": name, "raters": panel // 2, "SRCC": ceiling[0]})
-            lines.append({"dataset": name, "raters": panel, "SRCC": ceiling[1]})
-    return pd.DataFrame(lines, columns=["dataset", "raters", "SRCC"]).round(4)
+            panel, ceiling = int(np.median(votes.sum(axis=1))), metrics.label_noise_ceiling(votes)
+            found = [("raters", k, metrics.srcc_of_k_raters(votes, k)) for k in counts]
+            found += [
+                ("raters", panel // 2, ceiling.split_half),
+                ("panel agreement", panel, ceiling.panel_agreement),
+                ("limit of a perfect model", panel, ceiling.perfect_model),
+            ]
+            lines += [
+                {"dataset": name, "whose": whose, "raters": k, "SRCC": srcc} for whose, k, srcc in found
+            ]
+    return pd.DataFrame(lines, columns=["dataset", "whose", "raters", "SRCC"]).round(4)
 
 
 def epochs_beside_paper(run: Run) -> pd.DataFrame:
@@ -112,21 +112,146 @@ def _written(value: bool | float | str) -> str:
 
 
 def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
-    """Each metric with its 95 % interval, the model beside the no-training baseline."""
-    rows = images.rows("test")
+    """Each metric with its 95 % interval, the model beside the no-training baseline.
+
+    Where votes are published, how many raters' mean agrees with the others as well as the model does.
+    """
+    test, rows = run.test, images.rows("test")
     baseline = metrics.bootstrap(
         lambda x, y: abs(metrics.srcc(x, y)),
         laplacian_variance(images, rows),
         images.scores(rows),
+        groups=metrics.groups_of(test["reference"]),
         resamples=resamples,
     )
     lines = [
         {"model": "trained", "metric": name, **interval._asdict()}
         for name, interval in run.measure(resamples).items()
     ]
+    if set(VOTES) <= set(test):
+        worth = [
+            metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in run.measure(resamples)["SRCC"]
+        ]
+        lines.insert(1, {"model": "trained", "metric": "raters whose mean agrees as well"} | dict(zip(
+            ("value", "low", "high"), worth, strict=True)))  # fmt: skip
     lines.append({"model": "variance of the Laplacian (no training)", "metric": "SRCC", **baseline._asdict()})
-    table = pd.DataFrame(lines).round(4)
-    return table.rename(columns={"low": "95 % low", "high": "95 % high"})
+    apart = ~crossing(images.table).to_numpy()[rows]
+    if not apart.all():
+        kept = test[apart]
+        clean = metrics.bootstrap(
+            metrics.srcc,
+            kept["prediction"],
+            kept["score"],
+            groups=metrics.groups_of(kept["reference"]),
+            resamples=resamples,
+        )
+        what = f"SRCC without the {(~apart).sum()} test images that have a near-copy in training"
+        lines.insert(1, {"model": "trained", "metric": what, **clean._asdict()})
+    if not any("logistic" in line["metric"] for line in lines):
+        lines.append(
+            {"model": "trained", "metric": "after the logistic: validation determines no rising curve"}
+        )
+    table = pd.DataFrame(lines).round(4).assign(over=statistics.units_of(test))
+    return table.rename(columns={"low": "95 % low", "high": "95 % high", "over": "interval over"})
+
+
+def beside_cited(table: pd.DataFrame, pyiqas: dict[str, StoredRun], reasons: dict[str, str]) -> pd.DataFrame:
+    """The methods measured here over those that the paper's Table I cites; a remark says which is which.
+
+    Args:
+        table: `statistics.compare_scores` of our runs and pyiqa's.
+        reasons: why methods of pyiqa could not be scored (`published.published_methods`).
+    """
+    cited = paper("sota_koniq10k").drop(columns="family")
+    rows = {_plain(method): method for method in cited["method"]}
+    named = {"SMART-IQA": "SMART-Base", "HyperIQA": "HyperIQA"} | {m: rows.get(_plain(m)) for m in pyiqas}
+    table = table.drop(columns="parameters (M)").rename(columns={"variant": "method"})
+    numbers = cited.set_index("method")
+    for column, title in {"srcc": "paper: SRCC", "plcc": "paper: PLCC"}.items():
+        table[title] = table["method"].map(named).map(numbers[column])
+    table["remark"] = ["measured here" + ", pyiqa's weights" * (m in pyiqas) for m in table["method"]]
+    failed = pd.DataFrame({"method": reasons.keys(), "remark": reasons.values()})
+    cited = cited[~cited["method"].isin([row for row in named.values() if row])]
+    cited = cited.rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"})
+    cited["remark"] = "cited from the paper (KonIQ-10k), not measured"
+    whole = pd.concat([table, failed, cited], ignore_index=True)
+    return whole.astype({"seeds": "Int64", "n": "Int64"})
+
+
+def claims_of_methods(variants: list[Variant], pyiqas: dict[str, StoredRun]) -> list[experiments.Claim]:
+    """SMART-IQA beats HyperIQA and each of pyiqa's methods, by what the paper's Table I says where it has them."""
+    hyper_iqa, smart = variants
+    numbers = paper("sota_koniq10k").set_index("method")["srcc"]
+    rows = {_plain(method): srcc for method, srcc in numbers.items()}
+    others = [Variant(m, published={"SRCC": rows[_plain(m)]} if _plain(m) in rows else {}) for m in pyiqas]
+    return [experiments.beats(smart, other) for other in (hyper_iqa, *others)]
+
+
+def _plain(method: str) -> str:
+    return method.lower().replace("-", "")
+
+
+def elsewhere(settings: Profile) -> list[Elsewhere]:
+    """The profile's other datasets: all of their images, or their official test part."""
+    return [Elsewhere(name, load_images(settings, name, test_only=True)) for name in settings.test_datasets]
+
+
+def cross_dataset(settings: Profile, runs: Runs, others: list[Elsewhere]) -> pd.DataFrame:
+    """`statistics.compare_scores` at home and on every other dataset, the paper's SRCC beside."""
+    published = paper("cross_dataset").set_index("dataset")
+    columns = {"HyperIQA": "hyperiqa_srcc", "SMART-IQA": "smart_srcc"}
+    lines = []
+    for name, on in [(settings.dataset, None), *((e.name, e) for e in others)]:
+        known = describe(name, settings.data_folder)
+        row = published.loc[known.title] if known.title in published.index else None
+        table = statistics.compare_scores(settings, runs, elsewhere=on)
+        table["paper: SRCC"] = [np.nan if row is None else row[columns[v]] for v in table["variant"]]
+        lines.append(table.assign(dataset=name, scores=known.scores))
+    return pd.concat(lines, ignore_index=True)
+
+
+def protocols(settings: Profile, runs: list[Run], images: ImageSet) -> pd.DataFrame:
+    """What the same weights give under each way of reporting, over the seeds' runs, which watched the test set."""
+    of_runs = pd.concat([_ways_of_reporting(settings, run, images) for run in runs])
+    table = of_runs.groupby("what is reported", sort=False, as_index=False).agg(
+        n=("n", "first"),
+        SRCC=("SRCC", "mean"),
+        change=("change", "mean"),
+        lowest=("change", "min"),
+        highest=("change", "max"),
+    )
+    return table.assign(seeds=len(runs)).round(4)
+
+
+def _ways_of_reporting(settings: Profile, run: Run, images: ImageSet, draws: int = 400) -> pd.DataFrame:
+    """From one run: how much choosing the epoch on the test set, and random test crops, change the number.
+
+    Random crops are 20 of each of ``random_crop_images`` test images, as the reference code scores them, and compared
+    with the grid on the same images. What other draws would have given is estimated by halves of these 20: the mean of
+    10 of 20 lies as far from the mean of all as that lies from the mean of infinitely many.
+    """
+    test, epochs = run.test, run.epochs
+    number = min(settings.random_crop_images or len(test), len(test))
+    rng = np.random.default_rng(settings.seed)
+    few = np.sort(rng.permutation(len(test))[:number])
+    scored_NP = score_random_crops(run, images, images.rows("test")[few])
+    score = test["score"].to_numpy()[few]
+    drawn = metrics.srcc(scored_NP.mean(1), score)
+    halves = [
+        metrics.srcc(rng.permuted(scored_NP, axis=1)[:, : scored_NP.shape[1] // 2].mean(1), score)
+        for _ in range(draws)
+    ]
+    luck = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
+    everywhere, here = run.srcc, metrics.srcc(test["prediction"].to_numpy()[few], score)
+    reported = {
+        "epoch chosen on validation, grid of crops (honest)": (len(test), everywhere, everywhere),
+        "epoch chosen on the test set": (len(test), epochs["test_srcc"].max(), everywhere),
+        "20 random crops": (number, drawn, here),
+        "20 random crops, best of 20 draws": (number, drawn + luck, here),
+    }
+    table = pd.DataFrame(reported.values(), columns=["n", "SRCC", "honest"])
+    table.insert(0, "what is reported", list(reported))
+    return table.assign(change=table["SRCC"] - table["honest"])
 
 
 def worst(test: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -230,8 +355,14 @@ def scores_with_other_weights(
     learned_SN = _of_all_seeds(scores, "as learned")
     ways = {way: _of_all_seeds(scores, way) for way in scores[0]}
     others = [way for way in ways if way != "as learned"]
-    compared = [
-        metrics.compare(ways[w], learned_SN, score, groups, resamples=resamples, same_models=True)
+    claims = [
+        (
+            w,
+            None,
+            statistics.compare(
+                ways[w], learned_SN, score, groups=groups, resamples=resamples, same_models=True
+            ),
+        )
         for w in others
     ]
     lines = [
@@ -244,22 +375,9 @@ def scores_with_other_weights(
         }
         for w in ways
     ]
-    differences = [
-        {"weights": way, "difference of SRCC": d.value, **tested(d, p)}
-        for way, d, p in zip(others, compared, metrics.holm([d.p for d in compared]), strict=True)
-    ]
-    return pd.DataFrame(lines).merge(pd.DataFrame(differences), on="weights", how="left").round(4)
-
-
-def tested(difference: metrics.Difference, p_adjusted: float) -> dict[str, float | str]:
-    """The columns by which every table tells how sure a difference is."""
-    return {
-        "95 % low": difference.low,
-        "95 % high": difference.high,
-        "p (Holm)": p_adjusted,
-        "smallest detectable": difference.smallest_detectable,
-        "interval covers": difference.covers,
-    }
+    differences = statistics.verdict_table(claims, "difference of SRCC").rename(columns={"claim": "weights"})
+    unwanted = ["paper: ΔSRCC", "verdict", "would decide it"]
+    return pd.DataFrame(lines).merge(differences.drop(columns=unwanted), on="weights", how="left").round(4)
 
 
 def _of_all_seeds(tables: list[pd.DataFrame], column: str) -> np.ndarray:
@@ -267,12 +385,22 @@ def _of_all_seeds(tables: list[pd.DataFrame], column: str) -> np.ndarray:
 
 
 def attention_verdicts(
-    tests: list[pd.DataFrame], scores: list[pd.DataFrame], groups: np.ndarray | None, resamples: int
+    tests: list[pd.DataFrame],
+    controls: list[pd.DataFrame],
+    scores: list[pd.DataFrame],
+    groups: np.ndarray | None,
+    resamples: int,
 ) -> pd.DataFrame:
-    """The paper's claims on attention, each as a difference that can be tested on all test images."""
+    """The paper's claims on attention, each as a difference that can be tested on all test images.
+
+    Args:
+        tests, controls: score and weights of the same test images, trained and with the attention as before training;
+            one table per seed.
+        scores: as `explain.score_with_other_weights` gives them, one per seed.
+    """
     score = tests[0]["score"].to_numpy()
     stage3_SN = _of_all_seeds(tests, "alpha3")
-    entropy_SN = np.stack([explain.entropy(test) for test in tests])
+    entropy_SN, untrained_SN = (np.stack([explain.entropy(t) for t in found]) for found in (tests, controls))
     seen = paper("attention_examples").set_index("quality")
     spread = pd.Series(
         explain.entropy(seen.set_axis(["mos", "predicted", *explain.ALPHAS], axis=1)), seen.index
@@ -280,47 +408,47 @@ def attention_verdicts(
     learned, constant, shuffled = (
         _of_all_seeds(scores, way) for way in ("as learned", "mean of all", "shuffled")
     )
+    almost = f"{explain.NEARLY_ALL:g}"
     claims = [
         (
-            f"High quality puts nearly all weight on stage 3: its mean in the best tenth, less {explain.NEARLY_ALL}",
+            f"High quality puts nearly all weight on stage 3: its mean in the best decile, less {almost}",
             seen.loc["high", "stage3"] - explain.NEARLY_ALL,
-            (stage3_SN, np.full_like(stage3_SN, explain.NEARLY_ALL), _best_tenth),
+            (stage3_SN, np.full_like(stage3_SN, explain.NEARLY_ALL), _best_decile),
         ),
         (
-            "Low quality spreads its weight: entropy of the worst tenth less that of the best, bits",
+            "Training spreads the weight of low quality: entropy of the worst decile less that of the best, bits, "
+            "trained less untrained",
             spread["low"] - spread["high"],
-            (entropy_SN, np.zeros_like(entropy_SN), lambda x, s: _best_tenth(x, -s) - _best_tenth(x, s)),
+            (entropy_SN, untrained_SN, lambda x, s: _best_decile(x, -s) - _best_decile(x, s)),
         ),
         (
             "The model uses its attention: SRCC less that with the mean weights for every image",
-            np.nan,
+            None,
             (learned, constant, metrics.srcc),
         ),
         (
             "Each image needs its own weights: SRCC less that with another crop's weights",
-            np.nan,
+            None,
             (learned, shuffled, metrics.srcc),
         ),
     ]
     compared = [
-        metrics.compare(a, b, score, groups, statistic, resamples, same_models=True)
-        for _, _, (a, b, statistic) in claims
+        (
+            claim,
+            None,
+            statistics.compare(
+                a, b, score, groups=groups, statistic=statistic, resamples=resamples, same_models=True
+            ),
+        )
+        for claim, _, (a, b, statistic) in claims
     ]
-    adjusted = metrics.holm([d.p for d in compared])
-    return pd.DataFrame(
-        {
-            "claim": claim,
-            "paper (3 images)": published,
-            "measured": d.value,
-            **tested(d, p),
-            "verdict": metrics.verdict(d, None, p, direction=1),
-        }
-        for (claim, published, _), d, p in zip(claims, compared, adjusted, strict=True)
-    ).round(4)
+    table = statistics.verdict_table(compared, "measured", "paper (3 images)", of_interest=0)
+    published = [size for _, size, _ in claims]
+    return table.assign(**{"paper (3 images)": published}).drop(columns="would decide it").round(4)
 
 
-def _best_tenth(value: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Mean of ``value`` over the tenth of images with the highest score; the last axis is that of images."""
+def _best_decile(value: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Mean of ``value`` over the decile of images with the highest score; the last axis is that of images."""
     best = score >= np.quantile(score, 0.9, axis=-1, keepdims=True)
     return (value * best).sum(axis=-1) / best.sum(axis=-1)
 

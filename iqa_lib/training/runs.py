@@ -115,7 +115,10 @@ class StoredRun:
     def measure(self, resamples: int) -> dict[str, metrics.Interval]:
         """Agreement on the test split, from the predictions: each metric with its interval (`metrics.report`)."""
         test = self.test
-        return metrics.report(test["prediction"], test["score"], self.result["logistic"], resamples)
+        groups = metrics.groups_of(test["reference"])
+        return metrics.report(
+            test["prediction"], test["score"], self.result["logistic"], groups=groups, resamples=resamples
+        )
 
     @property
     def srcc(self) -> float:

@@ -11,8 +11,7 @@ from iqa_lib import SmartIQA, machine, metrics
 from iqa_lib.data.crops import load_images
 from iqa_lib.errors import RunError
 from iqa_lib.profile import load_profile
-from iqa_lib.study import exhibits as study
-from iqa_lib.study import figures, tables
+from iqa_lib.study import figures, statistics, tables
 from iqa_lib.study.page import Page, styled, to_latex
 from iqa_lib.training import losses
 from iqa_lib.training.evaluate import predict
@@ -118,7 +117,7 @@ def test_an_undefined_correlation_is_told_as_undefined_from_metric_to_report(hom
     assert str(measured["SRCC"]) == "undefined" and np.isnan(run.srcc)
 
     runs = {"constant": [run], "sound": [stored(home / "sound", np.arange(12.0) ** 2, np.arange(12.0))]}
-    table = study.measured(settings, runs).set_index("variant")
+    table = statistics.compare_scores(settings, runs).set_index("variant")
     assert table.loc["constant", ["SRCC", "95 % low", "95 % high", "PLCC"]].isna().all()
     assert table.loc["sound", "SRCC"] == 1
     table = table.reset_index()
@@ -143,10 +142,14 @@ def test_an_undefined_correlation_is_told_as_undefined_from_metric_to_report(hom
     assert "–" in cells and "nan" not in cells.lower()
     assert "SRCC undefined" in figures.predicted_against_true(run.test, "MOS").get_title()
     if what != "one test image":
-        difference = metrics.compare(
-            run.test["prediction"].to_numpy()[None], np.arange(12.0)[None], run.test["score"], resamples=100
+        difference = statistics.compare(
+            run.test["prediction"].to_numpy()[None],
+            np.arange(12.0)[None],
+            run.test["score"],
+            groups=None,
+            resamples=100,
         )
-        assert metrics.verdict(difference, 0.1) == metrics.UNTOLD
+        assert statistics.verdict(difference, 0.1) == statistics.UNTOLD
         assert len(tables.worst(run.test, 5)) == 5
     record("numbers", f"{what}: metrics, table, LaTeX, figures, report", 6, "told as undefined everywhere")
 

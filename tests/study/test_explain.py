@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from iqa_lib import metrics, paths
+from iqa_lib import paths
 from iqa_lib.data import offline
 from iqa_lib.data.crops import decode, load_images
 from iqa_lib.errors import ExplainError
@@ -16,7 +16,8 @@ from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.study import attention, maps, tables
+from iqa_lib.study import attention, maps, statistics, tables
+from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.train import build_model, train
 
@@ -200,7 +201,7 @@ def test_what_a_replacement_costs_is_judged_within_each_model():
     replaced = score + 1.4 * noise_SN
     scores = [pd.DataFrame({"as learned": a, "uniform": b}) for a, b in zip(learned, replaced, strict=True)]
     uniform = tables.scores_with_other_weights(scores, score, None, 1000).set_index("weights").loc["uniform"]
-    together = metrics.compare(replaced, learned, score)
+    together = statistics.compare(replaced, learned, score, groups=None)
     assert uniform["difference of SRCC"] == pytest.approx(together.value, abs=1e-3)
     assert uniform["95 % high"] - uniform["95 % low"] < (together.high - together.low) / 2
 
@@ -220,14 +221,15 @@ def test_attention_tables_count_what_they_say():
 def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
     rng = np.random.default_rng(0)
     score = rng.uniform(0, 100, 200)
-    for triage, expected in ((score > 30, "holds"), (score < 70, "does not hold")):
+    for triage, expected in ((score > 30, DIRECTION), (score < 70, HOLDS_NOT)):
         weights = np.where(triage[:, None], [0.01, 0.01, 0.97, 0.01], 0.25)
         test = pd.DataFrame(weights, columns=attention.ALPHAS).assign(score=score)
+        untrained = test.assign(**dict.fromkeys(attention.ALPHAS, 0.25))
         noise = rng.normal(0, 20, 200)
         scores = pd.DataFrame({"as learned": score + noise / 2, "mean of all": score + noise})
         scores["shuffled"] = score + 2 * noise
-        verdicts = tables.attention_verdicts([test], [scores], None, 500)["verdict"]
-        assert list(verdicts) == [expected, expected, "holds", "holds"]
+        verdicts = tables.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
+        assert list(verdicts) == [expected, expected, DIRECTION, DIRECTION]
 
 
 def test_stage_statistics_are_those_of_the_maps(home, smoke):

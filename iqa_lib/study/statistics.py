@@ -1,0 +1,454 @@
+"""Comparisons of methods and what they say of a claim; ``docs/statistics.md`` gives the reasons and error rates.
+
+A difference is judged by its simultaneous interval: 95 % for all claims of a family together (Bonferroni), so that in
+at most one study of twenty any interval of the family misses the truth. Both *holds* and *does not hold* are read
+from that interval. What cannot vary in the data is never judged: one run each says nothing of the next run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+from iqa_lib import metrics
+from iqa_lib.metrics import ALPHA, ROUNDING, Statistic, resampled_together
+from iqa_lib.profile import Profile
+from iqa_lib.study.experiments import Claim, Elsewhere, Runs, Variant, predictions
+
+POWER = 0.80
+SIZE, DIRECTION, HOLDS_NOT, UNTOLD = VERDICTS = (
+    "holds in direction and size",
+    "holds in direction only",
+    "does not hold",
+    "cannot be told",
+)
+OF_INTEREST = 0.005  # smallest difference of SRCC that matters, where a profile names no other
+FEW_REFERENCES = 20  # an interval over fewer is rough: it covers the truth 91 % of the time with 4
+
+
+# --- one difference ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How far runs of one configuration differ, pooled over configurations: SD, degrees of freedom, whose runs."""
+
+    sd: float
+    df: int
+    of: str
+
+    @classmethod
+    def pooled(cls, srcc_of: Mapping[str, np.ndarray]) -> Scatter | None:
+        """From each configuration's numbers, one a run; None where they are too few to say."""
+        repeated = {label: values for label, values in srcc_of.items() if len(values) > 1}
+        df = sum(len(values) - 1 for values in repeated.values())
+        if df < 2:
+            return None
+        squares = sum(np.var(values, ddof=1) * (len(values) - 1) for values in repeated.values())
+        of = next(iter(repeated)) if len(repeated) == 1 else f"{len(repeated)} variants"
+        return cls(math.sqrt(squares / df), df, of)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First method minus second on the same test images, each method's runs averaged.
+
+    Attributes:
+        of_units: its variance over resampled images, or references where there are ``groups``.
+        of_runs: estimates of its variance over runs, each with its degrees of freedom: from these two methods' runs,
+            and from all of the experiment. The one that makes the wider interval counts: three runs that happen to
+            agree would else promise too much.
+        seeds: runs of each method.
+        same_models: the two are one set of trained models that scored in two ways.
+    """
+
+    value: float
+    of_units: float
+    of_runs: tuple[tuple[float, int], ...]
+    images: int
+    groups: int | None
+    seeds: tuple[int, int]
+    scatter: Scatter | None = None
+    same_models: bool = False
+
+    def spreads(self) -> list[tuple[float, float]]:
+        """Standard error and Satterthwaite's degrees of freedom, by each estimate of the variance over runs."""
+        units = (self.images if self.groups is None else self.groups) - 1
+        found = []
+        for of_runs, freedom in self.of_runs or [(0.0, 1)]:
+            total = self.of_units + of_runs
+            if not total > ROUNDING**2:
+                found.append((total and math.sqrt(total), 1.0))
+                continue
+            df = total**2 / (self.of_units**2 / units + of_runs**2 / freedom)
+            found.append((math.sqrt(total), df))
+        return found
+
+    @property
+    def undefined(self) -> bool:
+        return math.isnan(self.value) or math.isnan(self.of_units)
+
+    def interval(self, family: int = 1) -> tuple[float, float]:
+        """That holds the truth in 95 % of studies together with the other ``family`` − 1 intervals (Bonferroni)."""
+        if self.undefined:
+            return math.nan, math.nan
+        reach = max(0 if e <= ROUNDING else e * _reach(df, family) for e, df in self.spreads())
+        return self.value - reach, self.value + reach
+
+    @property
+    def low(self) -> float:
+        return self.interval()[0]
+
+    @property
+    def high(self) -> float:
+        return self.interval()[1]
+
+    def p_of(self, family: int) -> float:
+        """Two-sided, of no difference; times the number of claims judged together."""
+        if self.undefined:
+            return math.nan
+        return min(1.0, family * max(_p(self.value, error, df) for error, df in self.spreads()))
+
+    @property
+    def p(self) -> float:
+        return self.p_of(1)
+
+    def detectable(self, family: int = 1) -> float:
+        """The true difference that is found with 80 % power among so many claims, as far as this spread tells."""
+        if self.undefined:
+            return math.nan
+        return max(e * _shift(df, family) if e > ROUNDING else math.nan for e, df in self.spreads())
+
+    @property
+    def smallest_detectable(self) -> float:
+        return self.detectable()
+
+    @property
+    def knows_runs(self) -> bool:
+        """Whether the interval allows for another training of both methods."""
+        return self.same_models or self.scatter is not None or min(self.seeds) > 1
+
+    @property
+    def covers(self) -> str:
+        """Which chances the interval allows for; one run of a method says nothing of its next run."""
+        units = "images" if self.groups is None else "references"
+        rough = f"; rough, {self.groups} references" if (self.groups or math.inf) < FEW_REFERENCES else ""
+        repeated = [name for name, runs in zip(("first", "second"), self.seeds, strict=True) if runs > 1]
+        if self.scatter is not None and len(repeated) < 2:
+            return f"{units} and runs (scatter of {self.scatter.of}'s {self.scatter.df + 1} runs){rough}"
+        if not repeated:
+            return f"{units} only ({'one model' if self.same_models else 'one run each'}){rough}"
+        runs = "runs" if len(repeated) == 2 else f"the {repeated[0]} method's runs"
+        return f"{units} and {runs}{rough}"
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
+
+
+def _p(value: float, error: float, df: float) -> float:
+    if error <= ROUNDING:  # neither images nor runs change it, as between two models of one ranking
+        return float(abs(value) <= ROUNDING)
+    return float(2 * stats.t.sf(abs(value) / error, df))
+
+
+def _reach(df: float, family: int) -> float:
+    return float(stats.t.ppf(1 - ALPHA / 2 / family, df))
+
+
+def _shift(df: float, family: int) -> float:
+    """The true difference, in standard errors, that a two-sided t-test finds with the stated power."""
+    reach = _reach(df, family)
+    return float(optimize.brentq(lambda shift: stats.nct.sf(reach, df, shift) - POWER, 0.1, 2 * reach + 3))
+
+
+def compare(
+    a_SN: np.ndarray,
+    b_SN: np.ndarray,
+    score_N: np.ndarray,
+    *,
+    groups: np.ndarray | None,
+    statistic: Statistic = metrics.srcc,
+    resamples: int = 1000,
+    seed: int = 0,
+    same_models: bool = False,
+    scatter: Scatter | None = None,
+) -> Difference:
+    """Mean over runs of the statistic of ``a`` minus that of ``b``, on the same images.
+
+    The interval is Student's, around the sum of two variances: that of the mean difference over resampled images
+    (both methods on the same resamples), and that over runs (`Difference.of_runs`), with Satterthwaite's degrees of
+    freedom. Runs are not paired: two models share no chance by sharing a seed.
+
+    Args:
+        a_SN, b_SN: predictions, (runs, images) or (images,); the two need not have equally many runs.
+        groups: (N,) reference of each image, whole references are resampled; None: images are.
+        statistic: as for `metrics.bootstrap`.
+        same_models: run i of ``a`` and run i of ``b`` are one trained model that scored in two ways. Then its
+            own luck cancels, and what varies from run to run is the difference.
+        scatter: of runs, pooled over the experiment.
+
+    Raises:
+        DataError: arrays of different numbers of images, or an image without a group.
+    """
+    a, b = np.atleast_2d(np.asarray(a_SN, float)), np.atleast_2d(np.asarray(b_SN, float))
+    score, runs = np.asarray(score_N, float), np.concatenate([a, b])
+    value_S, resampled_SR, units = resampled_together(
+        statistic, runs, score, groups=groups, resamples=resamples, seed=seed
+    )
+    sides = slice(len(a)), slice(len(a), None)
+    value = float(value_S[sides[0]].mean() - value_S[sides[1]].mean())
+    seen = {
+        "images": len(score),
+        "groups": None if groups is None else units,
+        "seeds": (len(a), len(b)),
+        "scatter": None if same_models else scatter,
+        "same_models": same_models,
+    }
+    if resampled_SR is None:
+        return Difference(value, math.nan, (), **seen)
+    values, resampled = [value_S[s] for s in sides], [resampled_SR[s] for s in sides]
+    if same_models:
+        values = [values[0] - values[1], np.zeros(1)]
+        resampled = [resampled[0] - resampled[1], np.zeros((1, resamples))]
+    of_units, own = _variances(values, resampled, units)
+    of_runs = [own] if own[1] else []
+    if seen["scatter"]:
+        # A method with one run has no spread of its own.
+        of_runs = of_runs if min(seen["seeds"]) > 1 else []
+        of_runs.append((scatter.sd**2 * sum(1 / runs for runs in seen["seeds"]), scatter.df))
+    return Difference(value, of_units, tuple(of_runs), **seen)
+
+
+def _variances(values: list, resampled: list, units: int) -> tuple[float, tuple[float, int]]:
+    """The difference's variance over images, and over runs with its degrees of freedom, 0 where runs are single.
+
+    The spread of runs on one test set holds two things: runs that are truly better or worse, and luck of a run
+    with these very images. Resampling the images shows that luck again; to count it once, what a method's runs
+    differ by from resample to resample is taken out of the images' part.
+    """
+    # A bootstrap variance is that of n units around their own mean: (n − 1)/n too small.
+    correction = units / (units - 1)
+    first, second = resampled
+    of_units = np.var(first.mean(axis=0) - second.mean(axis=0), ddof=1) * correction
+    of_runs, freedom = 0.0, 0
+    for value_S, resampled_SR in zip(values, resampled, strict=True):
+        runs = len(value_S)
+        if runs < 2:
+            continue
+        luck_SR = resampled_SR - resampled_SR.mean(axis=1, keepdims=True)
+        of_units -= luck_SR.var(axis=0, ddof=1).mean() * correction / runs
+        of_runs += float(value_S.var(ddof=1) / runs)
+        freedom += runs - 1
+    return float(np.maximum(of_units, 0)), (of_runs, freedom)
+
+
+# --- what it says of a claim ------------------------------------------------------------------------------
+
+
+def verdict(
+    difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST
+) -> str:
+    """What these runs say of the claim that the first method beats the second, by ``size`` where the claim has one.
+
+    With L and H the limits of the family's simultaneous interval:
+
+    * ``holds in direction and size``: L > 0 and L ≥ size − ``of_interest``.
+    * ``holds in direction only``: L > 0; the claim has no size, or the size is not shown.
+    * ``does not hold``: H < size, where the direction is not shown either; without a size, H < 0.
+    * ``cannot be told``: anything else, an undefined number, or runs whose scatter is unknown.
+
+    A claim of no difference (size 0) is judged by equivalence (TOST): its 90 % interval within ± ``of_interest``.
+    """
+    low, high = difference.interval(family)
+    if not difference.knows_runs or not np.isfinite([low, high, size or 0.0]).all():
+        return UNTOLD
+    if size == 0:
+        inner = max(e * float(stats.t.ppf(1 - ALPHA / family, df)) for e, df in difference.spreads())
+        if abs(difference.value) + inner <= of_interest:
+            return SIZE
+        return HOLDS_NOT if low > 0 or high < 0 else UNTOLD
+    if low > 0:
+        return SIZE if size is not None and low >= size - of_interest else DIRECTION
+    return HOLDS_NOT if high < (size or 0.0) else UNTOLD
+
+
+def would_decide(
+    difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST
+) -> str:
+    """How many runs or images would find the claimed size, or the smallest of interest, with 80 % power.
+
+    As far as the measured spread tells; normal quantiles, for with so many runs Student's are near them.
+    """
+    if not difference.knows_runs:
+        return "3 runs each"
+    target = max(abs(size or 0.0), of_interest)
+    wanted = (target / (stats.norm.ppf(1 - ALPHA / 2 / family) + stats.norm.ppf(POWER))) ** 2
+    of_units, runs = difference.of_units, max(difference.seeds)
+    of_runs = max((variance for variance, _ in difference.of_runs), default=0.0)
+    units = difference.images if difference.groups is None else difference.groups
+    what = "images" if difference.groups is None else "references"
+    if not np.isfinite(of_units + of_runs):
+        return ""
+    ways = []
+    if of_runs and wanted > of_units:
+        ways.append(f"{max(runs + 1, math.ceil(runs * of_runs / (wanted - of_units)))} runs each")
+    if of_units and wanted > of_runs:
+        ways.append(f"{max(units + 1, math.ceil(units * of_units / (wanted - of_runs))):,} {what}")
+    if not ways:
+        more_runs = math.ceil(2 * runs * of_runs / wanted)
+        ways.append(f"{more_runs} runs each on {math.ceil(2 * units * of_units / wanted):,} {what}")
+    return " or ".join(ways)
+
+
+def verdict_table(
+    claims: Sequence[tuple[str, float | None, Difference]],
+    measured: str = "measured ΔSRCC",
+    claimed: str = "paper: ΔSRCC",
+    of_interest: float = OF_INTEREST,
+) -> pd.DataFrame:
+    """The verdicts on a family of claims, each (sentence, size or None, difference); a row each."""
+    family = sum(math.isfinite(d.value) for _, _, d in claims) or 1
+    lines = []
+    for sentence, size, d in claims:
+        found = verdict(d, size, family, of_interest)
+        open_still = found == UNTOLD and math.isfinite(d.value)
+        low, high = d.interval(family)
+        lines.append(
+            {
+                "claim": sentence,
+                claimed: math.nan if size is None else size,
+                measured: d.value,
+                "95 % low": low,
+                "95 % high": high,
+                "p (adjusted)": d.p_of(family),
+                "smallest detectable": d.detectable(family),
+                "interval covers": d.covers,
+                "verdict": found,
+                "would decide it": would_decide(d, size, family, of_interest) if open_still else "",
+            }
+        )
+    return pd.DataFrame(lines).round(4)
+
+
+# --- runs -------------------------------------------------------------------------------------------------
+
+
+def units_of(test: pd.DataFrame) -> str:
+    """What an interval over this test set resamples, in words."""
+    if metrics.groups_of(test["reference"]) is None:
+        return f"{len(test)} images"
+    count = test["reference"].nunique()
+    return f"{count} references" + " (rough)" * (count < FEW_REFERENCES)
+
+
+def compare_scores(
+    settings: Profile, runs: Runs, variants: Sequence[Variant] = (), elsewhere: Elsewhere | None = None
+) -> pd.DataFrame:
+    """A row per variant: seeds, mean SRCC with its interval over images, SD over seeds, PLCC, parameters.
+
+    The paper's numbers stand beside it for those of ``variants`` that name a row of its tables.
+    """
+    lines = []
+    for label, of_variant in runs.items():
+        predicted_SN, test = predictions(of_variant, elsewhere)
+        score = test["score"].to_numpy()
+        srcc_S = np.atleast_1d(metrics.srcc(predicted_SN, score))
+        interval = metrics.bootstrap(
+            lambda *samples: np.mean([metrics.srcc(p, samples[-1]) for p in samples[:-1]], axis=0),
+            *predicted_SN,
+            score,
+            groups=metrics.groups_of(test["reference"]),
+            resamples=settings.bootstrap_samples,
+        )
+        lines.append(
+            {
+                "variant": label,
+                "backbone": of_variant[0].backbone,
+                "seeds": len(of_variant),
+                "n": len(test),
+                "SRCC": interval.value,
+                "95 % low": interval.low,
+                "95 % high": interval.high,
+                "interval over": units_of(test),
+                "SD over seeds": srcc_S.std(ddof=1) if len(srcc_S) > 1 else np.nan,
+                "PLCC": np.mean(metrics.plcc(predicted_SN, score)),
+                "parameters (M)": of_variant[0].result["parameters"] / 1e6,
+            }
+        )
+    table = pd.DataFrame(lines).round(4)
+    for key in ("role", "factor"):
+        values = {v.label: getattr(v, key) for v in variants}
+        if len({*values.values()} - {None, "baseline"}) > 1:  # it tells the rows apart
+            table.insert(1, key, table["variant"].map(values))
+    published = {v.label: v.published for v in variants}
+    for title in dict.fromkeys(title for numbers in published.values() for title in numbers):
+        table[f"paper: {title}"] = [published.get(v, {}).get(title, np.nan) for v in table["variant"]]
+    return table
+
+
+def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFrame:
+    """Each claim beside the measured paired difference, its simultaneous interval and the verdict (`verdict_table`).
+
+    Claims on runs that are not among ``runs`` are left out. The scatter of runs is pooled over all variants; it stands
+    for that of a variant with one run.
+    """
+    found = []
+    for claim in (c for c in claims if c.first in runs and c.second in runs):
+        first_SN, test = predictions(runs[claim.first], claim.elsewhere)
+        second_SN, _ = predictions(runs[claim.second], claim.elsewhere)
+        difference = compare(
+            first_SN,
+            second_SN,
+            test["score"].to_numpy(),
+            groups=metrics.groups_of(test["reference"]),
+            resamples=settings.bootstrap_samples,
+            scatter=_scatter(runs, claim.elsewhere),
+        )
+        found.append((claim.text, claim.size, difference))
+    return verdict_table(found, of_interest=settings.of_interest) if found else pd.DataFrame()
+
+
+def _scatter(runs: Runs, elsewhere: Elsewhere | None) -> Scatter | None:
+    """Of the SRCC on the claim's test set, over all variants that have several runs."""
+    found = {}
+    for label, of_variant in runs.items():
+        predicted_SN, test = predictions(of_variant, elsewhere)
+        found[label] = np.atleast_1d(metrics.srcc(predicted_SN, test["score"].to_numpy()))
+    return Scatter.pooled(found)
+
+
+def conclude(verdicts: pd.DataFrame) -> str:
+    """The verdicts in sentences, the decided ones with their numbers."""
+    if verdicts.empty:
+        return "No claim to judge."
+    sentences = []
+    for kind in VERDICTS:
+        rows = verdicts[verdicts["verdict"] == kind]
+        if len(rows) and kind == UNTOLD:
+            sentences.append(f"Cannot be told from these runs: {'; '.join(rows['claim'])}.")
+        elif len(rows):
+            numbers = [
+                f"{row['claim']} ({row.filter(like='measured').iloc[0]:+.3f}, "
+                f"{row['95 % low']:+.3f} to {row['95 % high']:+.3f})"
+                for _, row in rows.iterrows()
+            ]
+            sentences.append(f"{kind[0].upper()}{kind[1:]}: {'; '.join(numbers)}.")
+    return " ".join(sentences)
+
+
+def points_of(runs: Runs) -> dict[str, np.ndarray]:
+    """Each variant's test SRCC, one per seed."""
+    return {label: np.array([run.srcc for run in group]) for label, group in runs.items()}
+
+
+def count_verdicts(*tables: pd.DataFrame) -> str:
+    """How many claims hold, do not, or cannot be told."""
+    counts = pd.concat(
+        [t["verdict"] for t in tables if "verdict" in t] or [pd.Series(dtype=str)]
+    ).value_counts()
+    return ", ".join(f"{counts[kind]} × {kind}" for kind in VERDICTS if kind in counts) or "no claim to judge"

@@ -1,0 +1,282 @@
+"""Comparisons and verdicts that are right as often as they say."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated import by_reference, share, study
+
+from iqa_lib import metrics
+from iqa_lib.study.statistics import (
+    DIRECTION,
+    HOLDS_NOT,
+    SIZE,
+    UNTOLD,
+    Difference,
+    Scatter,
+    compare,
+    conclude,
+    verdict,
+    verdict_table,
+    would_decide,
+)
+
+
+def test_a_large_planted_difference_is_found_and_none_where_none_is():
+    score, (good, twin, poor) = study(np.random.default_rng(0), [0.9, 0.9, 0.8], [3, 3, 3], images=400)
+    found, none = compare(good, poor, score, groups=None), compare(good, twin, score, groups=None)
+    assert found.low < 0.1 < found.high and found.p < 0.001
+    assert none.low < 0 < none.high and none.p > 0.05
+    assert found.smallest_detectable < 0.1
+
+
+def test_a_difference_turns_its_sign_with_its_sides():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 2])
+    one, other = compare(a, b, score, groups=None), compare(b, a, score, groups=None)
+    np.testing.assert_allclose([one.value, one.low, one.high], [-other.value, -other.high, -other.low])
+    assert one.p == pytest.approx(other.p)
+
+
+def test_a_difference_says_what_its_interval_covers():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 1])
+    groups = np.arange(100) // 10
+    assert compare(a, a, score, groups=None).covers == "images and runs"
+    assert compare(a, b, score, groups=None).covers == "images and the first method's runs"
+    assert compare(b, a, score, groups=None).covers == "images and the second method's runs"
+    single = compare(b[0], a[0], score, groups=groups)
+    assert single.covers == "references only (one run each); rough, 10 references"
+    assert (single.images, single.groups, single.seeds) == (100, 10, (1, 1))
+
+
+def test_runs_that_scatter_widen_the_interval():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 3], images=400)
+    steady = compare(a, b, score, groups=None)
+    a = np.stack([a[0], a[1], a[2] + np.random.default_rng(1).normal(0, 0.6, size=400)])
+    scattered = compare(a, b, score, groups=None)
+    assert scattered.high - scattered.low > 1.5 * (steady.high - steady.low)
+    assert scattered.smallest_detectable > 1.5 * steady.smallest_detectable
+
+
+def test_the_same_ranking_twice_differs_by_nothing():
+    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [1, 1])
+    same = compare(a, np.exp(a), score, groups=None, same_models=True)
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert verdict(same, 0.01) == HOLDS_NOT
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_an_undefined_side_leaves_the_difference_undefined(runs):
+    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [runs, runs])
+    undefined = compare(a, np.ones_like(a), score, groups=None)
+    assert all(math.isnan(v) for v in (undefined.value, undefined.low, undefined.high, undefined.p))
+    assert verdict(undefined, 0.01) == UNTOLD
+
+
+def test_a_resample_that_is_undefined_leaves_the_interval_undefined():
+    score = np.arange(20.0)
+    nearly_constant = np.where(score == 7, 1.0, 0.0)
+    difference = compare(score, nearly_constant, score, groups=None)
+    assert np.isfinite(difference.value)
+    assert all(math.isnan(v) for v in (difference.low, difference.high, difference.p))
+
+
+def difference(value, low, high, seeds=(3, 3), **known):
+    """One whose 95 % interval is this, with so many degrees of freedom that Student's is the normal."""
+    error = (high - low) / 2 / 1.959964
+    return Difference(value, error**2, (), 10**9, None, seeds, **known)
+
+
+@pytest.mark.parametrize(
+    ("measured", "size", "expected"),
+    [
+        (difference(0.02, 0.01, 0.03), 0.01, SIZE),
+        (difference(0.02, 0.016, 0.024), 0.02, SIZE),
+        (difference(0.02, 0.01, 0.03), 0.02, DIRECTION),  # the size is not shown to within 0.005
+        (difference(0.02, 0.01, 0.03), 0.08, DIRECTION),
+        (difference(0.02, 0.01, 0.03), None, DIRECTION),
+        (difference(0.01, -0.01, 0.03), 0.02, UNTOLD),
+        (difference(0.01, -0.01, 0.03), 0.04, HOLDS_NOT),
+        (difference(-0.02, -0.03, -0.01), 0.005, HOLDS_NOT),
+        (difference(-0.02, -0.03, -0.01), None, HOLDS_NOT),
+        (difference(0.01, -0.01, 0.03), None, UNTOLD),
+        (difference(0.01, -0.01, 0.03), 0.0, UNTOLD),
+        (difference(0.02, 0.01, 0.03), 0.0, HOLDS_NOT),
+        (difference(0.0, -0.002, 0.002), 0.0, SIZE),  # equivalent
+        (difference(0.02, 0.01, 0.03), float("nan"), UNTOLD),
+        (difference(float("nan"), 0.01, 0.03), 0.02, UNTOLD),
+    ],
+)
+def test_a_claim_holds_in_size_in_direction_does_not_or_cannot_be_told(measured, size, expected):
+    assert verdict(measured, size) == expected
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (3, 1), (1, 3)])
+def test_one_run_never_judges_unless_the_scatter_of_runs_is_known(seeds):
+    clear = difference(0.1, 0.09, 0.11, seeds)
+    assert verdict(clear, 0.05) == UNTOLD
+    assert would_decide(clear, 0.05) == "3 runs each"
+    known = difference(0.1, 0.09, 0.11, seeds, scatter=Scatter(0.01, 2, "the baseline"))
+    assert verdict(known, 0.05) == SIZE and "scatter of the baseline's 3 runs" in known.covers
+    assert verdict(difference(0.1, 0.09, 0.11, seeds, same_models=True), 0.05) == SIZE
+
+
+def test_a_known_scatter_widens_the_interval_of_single_runs():
+    score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [1, 1], images=400)
+    alone = compare(a, b, score, groups=None)
+    known = compare(a, b, score, groups=None, scatter=Scatter(0.02, 2, "a"))
+    assert known.high - known.low > 2 * (alone.high - alone.low)
+    assert known.of_runs == ((pytest.approx(2 * 0.02**2), 2),)
+
+
+def test_three_runs_that_happen_to_agree_do_not_narrow_the_interval():
+    score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [3, 3], images=400)
+    a = np.stack([a[0], a[0], a[0]])
+    alone = compare(a, a, score, groups=None)
+    pooled = compare(a, a, score, groups=None, scatter=Scatter(0.02, 14, "7 variants"))
+    assert alone.high == alone.low == 0
+    assert pooled.high == pytest.approx(2.0 * 0.02 * math.sqrt(2 / 3), rel=0.1)
+
+
+def test_the_intervals_of_a_family_are_wider_and_so_is_what_it_can_detect():
+    d = difference(0.02, 0.01, 0.03)
+    low, high = d.interval(6)
+    assert low < d.low and high > d.high and d.p_of(6) == pytest.approx(6 * d.p)
+    assert d.detectable(6) > d.detectable(1)
+    rows = verdict_table([("a beats b", 0.02, d), ("c beats d", None, difference(-0.02, -0.03, -0.01))])
+    assert rows["95 % low"][0] == pytest.approx(d.interval(2)[0], abs=1e-4)
+    assert rows["verdict"].tolist() == [DIRECTION, HOLDS_NOT]
+
+
+def test_what_would_decide_it_decides_it():
+    """The half-width that so many images, or runs, leave, is the one that 80 % power needs."""
+    d = Difference(0.006, 0.004**2, ((2 * 0.003**2, 4),), 1000, None, (3, 3))
+    assert verdict(d, 0.014) == UNTOLD
+    needed = would_decide(d, 0.014)
+    runs, images = (int(part.split()[0].replace(",", "")) for part in needed.split(" or "))
+    assert runs > 3 and images > 1000
+    more = math.sqrt(0.004**2 * 1000 / images + 2 * 0.003**2)
+    assert more * (1.96 + 0.8416) == pytest.approx(0.014, rel=0.02)
+    assert " on " in would_decide(d, 0.005)  # neither alone would do
+
+
+def test_a_conclusion_says_what_is_decided_with_its_numbers_and_what_is_not():
+    table = verdict_table(
+        [
+            ("a beats b", 0.02, difference(0.02, 0.01, 0.03)),
+            ("c beats d", 0.02, difference(0.01, -0.01, 0.03)),
+        ]
+    )
+    words = conclude(table)
+    assert "Holds in direction only: a beats b (+0.020" in words
+    assert "Cannot be told from these runs: c beats d." in words
+    assert conclude(pd.DataFrame()) == "No claim to judge."
+
+
+# ------------------------------------------------------------------------------------- as often as they say
+
+
+def compared(rng, true, runs, **options):
+    """The difference found in a `study` of two methods."""
+    score, (a, b) = study(rng, true, runs, **options)
+    groups = by_reference(len(score), options.get("references"))
+    statistic = options.get("statistic", metrics.srcc)
+    return compare(a, b, score, groups=groups, statistic=statistic, resamples=100)
+
+
+PLCC, LARGER, CLUSTERED = {"statistic": metrics.plcc}, {"images": 200}, {"images": 160, "references": 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "options"),
+    [
+        pytest.param([1, 1], LARGER, id="one run each"),
+        pytest.param([1, 1], PLCC, id="one run each, PLCC"),
+        pytest.param([3, 3], PLCC, id="three runs that differ by luck only"),
+        pytest.param([3, 3], LARGER | {"run_sd": 0.01}, id="three runs, better and worse"),
+        pytest.param([3, 3], PLCC | {"run_sd": 0.03}, id="three runs, much better and worse"),
+        pytest.param([3, 2], PLCC | {"run_sd": 0.01}, id="three runs and two"),
+        pytest.param([1, 1], PLCC | CLUSTERED, id="20 references"),
+        pytest.param([3, 3], PLCC | CLUSTERED | {"run_sd": 0.01}, id="20 references, three runs"),
+    ],
+)
+def test_intervals_of_a_difference_hold_the_true_one_about_that_often(runs, options):
+    rng = np.random.default_rng(0)
+    differences = [compared(rng, [0.87, 0.84], runs, **options) for _ in range(700)]
+    assert 0.93 <= share(d.low <= 0.03 <= d.high for d in differences) <= 0.97
+
+
+@pytest.mark.slow
+def test_one_run_each_promises_too_much_where_runs_differ():
+    rng = np.random.default_rng(0)
+    differences = [compared(rng, [0.87, 0.84], [1, 1], run_sd=0.02, **PLCC) for _ in range(300)]
+    assert share(d.low <= 0.03 <= d.high for d in differences) < 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "options"), [([1, 1], LARGER), ([1, 1], PLCC), ([3, 3], PLCC | {"run_sd": 0.005})]
+)
+def test_a_difference_of_the_smallest_detectable_size_is_found_four_times_in_five(runs, options):
+    rng = np.random.default_rng(0)
+    detectable = np.mean(
+        [compared(rng, [0.90, 0.86], runs, **options).smallest_detectable for _ in range(60)]
+    )
+    planted = [0.88 + detectable / 2, 0.88 - detectable / 2]
+    found = [compared(rng, planted, runs, **options) for _ in range(400)]
+    assert share(d.p < 0.05 and d.value > 0 for d in found) == pytest.approx(0.80, abs=0.06)
+
+
+FAMILIES = [
+    pytest.param(1, 0.005, id="one claim"),
+    pytest.param(4, 0.02, id="four claims"),
+    pytest.param(6, 0.01, id="six claims"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "run_sd"), FAMILIES)
+def test_a_family_of_claims_has_a_false_verdict_in_at_most_one_study_of_twenty_per_side(family, run_sd):
+    """Methods equal, three runs each: nothing may be said to hold; and no claim that is true, not to hold."""
+    rng, holds, refuted = np.random.default_rng(0), [], []
+    for _ in range(400):
+        score, methods = study(rng, [0.87] * (family + 1), [3] * (family + 1), run_sd=run_sd, **PLCC)
+        scatter = Scatter.pooled({str(i): metrics.plcc(m, score) for i, m in enumerate(methods)})
+        steps = [
+            compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=150, scatter=scatter)
+            for before, after in itertools.pairwise(methods)
+        ]
+        holds.append(any(verdict(d, 0.0025, family) in (SIZE, DIRECTION) for d in steps))
+        refuted.append(any(verdict(d, None, family) == HOLDS_NOT for d in steps))  # true: none is worse
+    assert share(holds) <= 0.05 and share(refuted) <= 0.05
+
+
+@pytest.mark.slow
+def test_one_run_each_says_nothing_where_runs_scatter():
+    """Today's version called equal methods better, or worse, in 40 % of such studies."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        score, (a, b) = study(rng, [0.87, 0.87], [1, 1], images=600, run_sd=0.02)
+        assert verdict(compare(a, b, score, groups=None, resamples=100), 0.0025) == UNTOLD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_smallest_detectable_difference_is_that_of_the_family(family):
+    rng, options = np.random.default_rng(0), PLCC | {"run_sd": 0.005}
+    sizes = [compared(rng, [0.90, 0.86], [3, 3], **options).detectable(family) for _ in range(100)]
+    size = np.median(sizes)
+    planted = [0.88 + size / 2, 0.88 - size / 2]
+    found = [compared(rng, planted, [3, 3], **options) for _ in range(400)]
+    assert 0.70 <= share(d.p_of(family) < 0.05 and d.value > 0 for d in found) <= 0.90
+
+
+@pytest.mark.slow
+def test_a_true_claim_is_never_called_held_in_size_where_the_interval_lies_below_it():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        d = compared(rng, [0.88, 0.86], [3, 3], run_sd=0.005, **PLCC)
+        if d.high < 0.05:
+            assert verdict(d, 0.05) != SIZE
