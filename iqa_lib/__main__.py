@@ -96,9 +96,9 @@ def _score(options: argparse.Namespace) -> int:
     else:
         table = scoring.score_all(scorer, files, len(files)).round(4)
     if options.map:
-        from iqa_lib.study import maps
+        from iqa_lib.study import figures_inside
 
-        maps.save_maps(scorer, table, Path(options.map))
+        figures_inside.save_maps(scorer, table, Path(options.map))
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from iqa_lib import paths
 from iqa_lib.profile import Profile
-from iqa_lib.study import complexity as bench
+from iqa_lib.study import precisions as bench
 from iqa_lib.study import statistics
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))

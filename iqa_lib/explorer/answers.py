@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from iqa_lib.errors import DataError, ImageError
 from iqa_lib.explorer import drawing
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
-from iqa_lib.study import explain
+from iqa_lib.study import maps
 from iqa_lib.training.evaluate import ALPHAS
 from iqa_lib.training.runs import Run
 
+T = TypeVar("T")
 CACHE_BYTES = 256_000_000
 STRIDE, MOST_CROPS = 48, 400  # of the quality map; a panorama gets a coarser one
 
@@ -80,18 +81,20 @@ class Cache:
 
     def __init__(self, limit: int = CACHE_BYTES):
         self.limit, self.bytes, self.made = limit, 0, 0
-        self._values: OrderedDict[tuple, Any] = OrderedDict()
+        self._values: OrderedDict[tuple, tuple[Any, int]] = OrderedDict()  # each with its size
 
     def get(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The value of this key; made where it is not there."""
         if key not in self._values:
-            self._values[key] = make()
-            self.bytes += self._size(self._values[key])
+            value = make()
+            size = getattr(value, "nbytes", 0) + 200  # a score is a few numbers
+            self._values[key] = value, size
+            self.bytes += size
             self.made += 1
         self._values.move_to_end(key)
         while self.bytes > self.limit and len(self._values) > 1:
-            self.bytes -= self._size(self._values.popitem(last=False)[1])
-        return self._values[key]
+            self.bytes -= self._values.popitem(last=False)[1][1]
+        return self._values[key][0]
 
     def clear(self) -> None:
         self._values.clear()
@@ -99,10 +102,6 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._values)
-
-    @staticmethod
-    def _size(value: Any) -> int:
-        return getattr(value, "nbytes", 0) + 200  # a score is a few numbers
 
 
 class Answers:
@@ -126,48 +125,38 @@ class Answers:
         key = ("image", request.picture.digest, request.distortion, level)
         return self.cache.get(key, lambda: distort(request.picture.pixels_HWC, request.distortion, level))
 
-    def score(self, request: Request, model: str, level: int | None = None) -> Score:
-        return self._once(_score, request, model, request.level if level is None else level)
-
-    def activations(self, request: Request, model: str) -> np.ndarray:
-        """Mean absolute activation (S, H, W) of the stages, at the size of a drawn cell."""
-        return self._once(_activations, request, model, request.level)
-
-    def quality(self, request: Request, model: str) -> np.ndarray:
-        """Local quality (H, W), 0–100, at the size of the drawn overlay."""
-        return self._once(_quality, request, model, request.level)
-
-    def _once(self, make: Callable, request: Request, model: str, level: int) -> Any:
-        key = (make, request.picture.digest, request.distortion if level else None, level, model)
-        return self.cache.get(
-            key,
-            lambda: make(self._runs[model].settings, self._model(model), self.distorted(request, level)),
-        )
+    def get(self, what: Callable[..., T], request: Request, model: str, level: int | None = None) -> T:
+        """``what`` is `score`, `activations` or `quality`, of the request's picture at its own or another level."""
+        level = request.level if level is None else level
+        key = (what, request.picture.digest, request.distortion if level else None, level, model)
+        settings = self._runs[model].settings
+        return self.cache.get(key, lambda: what(settings, self._model(model), self.distorted(request, level)))
 
     def _model(self, label: str) -> BlindIQA:
         if label not in self._models:
-            model = self._runs[label].load_model()
+            self._models[label] = model = self._runs[label].load_model()
             model.backbone.register_forward_pre_hook(lambda *_: self._before_pass())
-            self._models[label] = model
         return self._models[label]
 
 
-def _score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Score:
-    crops = explain.score_crops(settings, model, image_HWC)
+def score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Score:
+    crops = maps.score_crops(settings, model, image_HWC)
     alphas = tuple(crops[ALPHAS].mean()) if ALPHAS[0] in crops else None
     return Score(float(crops["score"].mean()), alphas)
 
 
-def _activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
-    activation_SHW = explain.examine(settings, model, image_HWC).activation_SHW
+def activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+    """Mean absolute activation (S, H, W) of the stages, at the size of a drawn cell."""
+    activation_SHW = maps.examine(settings, model, image_HWC).activation_SHW
     return np.stack([drawing.shrink(map_HW, drawing.CELL) for map_HW in activation_SHW])
 
 
-def _quality(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+def quality(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
+    """Local quality (H, W), 0–100, at the size of the drawn overlay."""
     window = min(96, settings.crop_size)
     height, width = image_HWC.shape[:2]
     stride = min(window, max(STRIDE, round((height * width / MOST_CROPS) ** 0.5)))
-    return drawing.shrink(explain.quality_map(settings, model, image_HWC, stride, window), drawing.PHOTO)
+    return drawing.shrink(maps.quality_map(settings, model, image_HWC, stride, window), drawing.PHOTO)
 
 
 def labelled(runs: list[Run]) -> dict[str, Run]:

@@ -10,10 +10,9 @@ the activation maps and the quality map, and drops these when a newer request wa
 from __future__ import annotations
 
 import base64
-import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from iqa_lib.data.catalog import describe
 from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.errors import ExplainError, WorkbookError
-from iqa_lib.explorer import drawing
+from iqa_lib.explorer import answers, drawing
 from iqa_lib.explorer.answers import Answers, Picture, Request, Score, digest, labelled, read_upload
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
@@ -58,8 +57,7 @@ class Panel:
     def show_score(self, model: str, score: Score, above: float) -> None:
         """``above``: the share of test images with a lower score in the dataset."""
         self.title.value = drawing.headline(drawing.Mark(self.place, model, score.value), above)
-        without = f"{model} has no stage weights:\nHyperIQA, and SMART-IQA without attention, have none."
-        self.bars.value = drawing.bars(score.alphas) if score.alphas else drawing.sentence(without)
+        self.bars.value = drawing.bars(score.alphas, model)
 
 
 class Explorer:
@@ -76,11 +74,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        settings: Profile,
-        runs: list[Run],
-        images: ImageSet | None = None,
-        synchronous: bool = False,
+        self, settings: Profile, runs: list[Run], images: ImageSet | None = None, synchronous: bool = False
     ):
         self._settings, self._images = settings, images or load_images(settings)
         rows = self._images.rows("test")
@@ -160,14 +154,12 @@ class Explorer:
         self.status.value = drawing.status(text, sign)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Does what a control asks for; what goes wrong is told on the page, and the page lives on."""
+        """Does what a control asks for; what goes wrong is said on the page, and the page goes on."""
         try:
             action()
-        except WorkbookError as error:
-            self._say(str(error), drawing.TROUBLE)
         except Exception as error:  # whatever it is: a widget without an answer would look dead
             why = f"That did not work ({type(error).__name__}: {error}). Choose something else."
-            self._say(why, drawing.TROUBLE)
+            self._say(str(error) if isinstance(error, WorkbookError) else why, drawing.TROUBLE)
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -213,17 +205,11 @@ class Explorer:
         self._uploads.move_to_end(picture.digest)
         if len(self._uploads) > UPLOADS:
             self._uploads.popitem(last=False)
-        with self._one_request():
+        self._together = True  # several controls change, one request is made
+        try:
             self.level.value = 0  # first as it is
             self.image.options = self._choices()
             self.image.value = picture.digest
-
-    @contextlib.contextmanager
-    def _one_request(self) -> Iterator[None]:
-        """Several controls change, one request is made."""
-        self._together = True
-        try:
-            yield
         finally:
             self._together = False
         self._ask()
@@ -266,29 +252,28 @@ class Explorer:
             panel.box.layout.display = None if panel.place < len(request.models) else "none"
             panel.box.layout.width = "100%" if len(request.models) == 1 else "calc(50% - 8px)"
         for panel, model in zip(self.panels, request.models, strict=False):
-            score = self.answers.score(request, model)
+            score = self.answers.get(answers.score, request, model)
             request.scores.append(score)
             panel.show_score(model, score, float(np.mean(self._test_scores < score.value)))
-        self.scale.value = drawing.scale(
-            request.marks(), self._test_scores, request.picture.known, self._kind
-        )
+        known = request.picture.known
+        self.scale.value = drawing.scale(request.marks(), self._test_scores, known, self._kind)
 
     def _show_curve(self, request: Request) -> None:
         request.curves = [[None] * len(LEVELS) for _ in request.models]
         for level in LEVELS if request.distortion else LEVELS[:1]:
             for line, model in zip(request.curves, request.models, strict=True):
                 self._check()
-                line[level] = self.answers.score(request, model, level).value
+                line[level] = self.answers.get(answers.score, request, model, level).value
         self.curve.value = drawing.curve(request.marks(), request.curves, request.distortion, request.level)
 
     def _show_activations(self, request: Request) -> None:
         for panel, model in zip(self.panels, request.models, strict=False):
-            activation_SHW = self.answers.activations(request, model)
+            activation_SHW = self.answers.get(answers.activations, request, model)
             panel.maps.value = drawing.activation_maps(activation_SHW)
             panel.maps_scale.value = drawing.activation_scale(activation_SHW)
 
     def _show_quality(self, request: Request) -> None:
-        request.maps = [self.answers.quality(request, model) for model in request.models]
+        request.maps = [self.answers.get(answers.quality, request, model) for model in request.models]
         span = drawing.quality_span(request.maps)
         for panel, map_HW in zip(self.panels, request.maps, strict=False):
             panel.overlay.value = drawing.overlay(request.pixels_HWC, map_HW, request.opacity, span)
@@ -375,9 +360,8 @@ def _html() -> widgets.HTML:
 def _picture(width: int, height: int) -> widgets.Image:
     # of fixed size, so the page does not move while an image is replaced
     size = widgets.Layout(width=f"{width}px", height=f"{height}px", min_height=f"{height}px", margin="2px 0")
-    return widgets.Image(
-        width=width, height=height, layout=size
-    )  # a tooltip would break it (ipywidgets 8.1.9)
+    # A tooltip would break it (ipywidgets 8.1.9).
+    return widgets.Image(width=width, height=height, layout=size)
 
 
 def _control(kind: type, description: str, width: int, label: int = 0, **traits: Any) -> widgets.Widget:

@@ -18,15 +18,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from iqa_lib import machine, metrics
-from iqa_lib.data.crops import ImageSet, grid_crops
+from iqa_lib import machine
+from iqa_lib.data.crops import ImageSet
 from iqa_lib.errors import RunError
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
@@ -34,7 +34,7 @@ from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 from iqa_lib.study import experiments, statistics, tables
 from iqa_lib.study.plan import size_of
-from iqa_lib.training.evaluate import EVALUATION_BATCH, Crop, stages_of, through_backbone
+from iqa_lib.training.evaluate import stages_of
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
@@ -42,22 +42,17 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RATED_BATCHES = (1, 8)
 # Of the profile's `measuring_seconds`. Building, exporting and quantising models comes on top.
 SHARES = {"costs": 0.4, "precisions": 0.4, "growth": 0.2}
-SETTLED = 0.02  # a median's standard error, as a share of it, at which no more is measured
-FEWEST = 7  # measurements that a standard error is believed of
+SETTLED = 0.02  # a median's standard error, as a share of it, at which measuring stops
+FEWEST = 7  # measurements from which a standard error is computed
 EMULATED = 3  # measurements where bf16 is emulated: enough to see by what factor it is slower
 EMULATED_SHARE = 0.2  # of the seconds, for it
 FLOAT_ONNX, INT8_ONNX = "float32, ONNX Runtime", "INT8, ONNX Runtime"
-CALIBRATION_CROPS = 32  # training crops that INT8's ranges are measured on
-ONNX_BATCH = 4  # crops at once: few, as for torch on a processor
-
-# In `precisions`
-PART = 8 * EVALUATION_BATCH  # crops that each precision scores before the next has its turn
-FEWEST_IMAGES = 60  # that are scored whatever it takes: a rank correlation of fewer says little
-EMULATED_IMAGES = 60  # at most, where bf16 is emulated
-
-EPOCHS = 3  # of each size in `growth`, where the seconds suffice
+EPOCHS = 3  # of each size in `growth`, if the seconds suffice
 
 clock = time.perf_counter
+
+
+# --- time -------------------------------------------------------------------------------------------------
 
 
 class Budget:
@@ -84,23 +79,23 @@ class Budget:
 
 
 def in_turn(
-    jobs: dict[Hashable, Callable[[], object]], budget: Budget, at_most: dict[Hashable, int] | None = None
+    jobs: dict[Hashable, Callable[[], object]], budget: Budget, at_most: float = math.inf
 ) -> dict[Hashable, list[float]]:
-    """Seconds of each job, each once in every round, so that all have the same share of a busy machine's moods.
+    """Seconds of each job, each once in every round: a busy moment of the machine slows all jobs alike.
 
-    A job is done when its median has settled, or when its next time would go beyond the budget; each is measured once.
+    Measured on a busy machine: two equal jobs differ by at most 1.5 % so. By torch.utils.benchmark's
+    ``adaptive_autorange``, one after the other, they differ by up to 15 % and take a hundred times as long.
 
-    Args:
-        at_most: how often, by job, where that is limited.
+    A job is done when its median has settled, after ``at_most`` times, or when its next time would go beyond the
+    budget; each is measured once.
     """
     times: dict[Hashable, list[float]] = {job: [] for job in jobs}
     waiting = list(jobs)
     while waiting:
         for job in list(waiting):
-            found, most = times[job], (at_most or {}).get(job, math.inf)
-            if found and (
-                len(found) >= most or uncertainty(found) <= SETTLED or not budget.allows(found[-1])
-            ):
+            found = times[job]
+            settled = len(found) >= at_most or uncertainty(found) <= SETTLED
+            if found and (settled or not budget.allows(found[-1])):
                 waiting.remove(job)
             else:
                 found.append(_seconds(jobs[job]))
@@ -109,7 +104,7 @@ def in_turn(
 
 
 def uncertainty(times: list[float]) -> float:
-    """The median's standard error as a share of it, from the quartiles: an outlier more or less does not count.
+    """The median's standard error as a share of it, from the quartiles: single outliers do not count.
 
     NaN where there are too few measurements to say.
     """
@@ -128,6 +123,33 @@ def _seconds(call: Callable[[], object]) -> float:
     return clock() - started
 
 
+def _bf16_is_emulated() -> bool:
+    """The warning of it is for those who did not ask for bf16; here it is measured, and the table shows the factor."""
+    with warnings.catch_warnings(action="ignore"):
+        machine.used_precision("bf16")  # it warns once
+    return not machine.native_bf16(machine.device())
+
+
+def emulated_first(
+    jobs: dict[Any, Callable], emulated: Callable[[Any], bool], measure: Callable, seconds: float, what: str
+) -> dict:
+    """``measure`` of all jobs, by job and in their order; bf16 that this machine emulates has a share of the seconds.
+
+    Args:
+        emulated: whether a job's name is one of bf16.
+        measure: gets jobs, a `Budget`, and whether they are emulated and therefore to be measured only briefly.
+    """
+    slow = {name: job for name, job in jobs.items() if _bf16_is_emulated() and emulated(name)}
+    found = {}
+    if slow:
+        budget = Budget(EMULATED_SHARE * seconds, "bf16, emulated")
+        found = measure(slow, budget, True)
+        seconds -= budget.spent
+    rest = {name: job for name, job in jobs.items() if name not in slow}
+    found |= measure(rest, Budget(seconds, what), False)
+    return {name: found[name] for name in jobs}
+
+
 # --- arithmetic and time of one crop ----------------------------------------------------------------------
 
 
@@ -136,15 +158,11 @@ def models(settings: Profile) -> dict[str, Profile]:
 
     The backbone is what takes the time: HyperIQA's and SMART-IQA's arithmetic on the same one differ by 4 %.
     """
-    found: dict[str, Profile] = {}
-    for variant in experiments.variants(settings, "model_sizes"):
-        wanted = experiments.settings_of(settings, variant, settings.seed)
-        if wanted.backbone not in {known.backbone for known in found.values()}:
-            found[variant.label] = wanted
-    hyper_iqa = experiments.variants(settings, "main", only=["HyperIQA"])[0]
-    if settings.backbone_hyper_iqa not in {known.backbone for known in found.values()}:
-        found = {hyper_iqa.label: experiments.settings_of(settings, hyper_iqa, settings.seed), **found}
-    return found
+    (hyper_iqa,) = experiments.variants(settings, "main", only=["HyperIQA"])
+    chosen = [*experiments.variants(settings, "model_sizes"), hyper_iqa]
+    of = {variant.label: experiments.settings_of(settings, variant, settings.seed) for variant in chosen}
+    first = {of[label].backbone: label for label in reversed(of)}.values()
+    return {label: of[label] for label in (hyper_iqa.label, *of) if label in first}
 
 
 def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
@@ -158,42 +176,37 @@ def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
         full: measure also ONNX Runtime, INT8 and `torch.compile`, up to two minutes more per model; in all seconds of
             the profile, not in a share.
     """
-    emulated = _bf16_is_emulated()
     print(f"`precision: auto` computes in {machine.used_precision('auto')} on this machine.", file=sys.stderr)
-    chosen, ways, slow = models(settings), {}, {}
+    chosen, jobs = models(settings), {}
     for label, of_model in Progress(chosen.items(), desc="models"):
         for precision, score in _engines(of_model, _random(of_model), full):
-            if emulated and precision.startswith("bf16"):
-                slow[label, precision, 1] = _on_noise(score, 1, of_model.crop_size)
-                continue
-            for batch in RATED_BATCHES:
-                ways[label, precision, batch] = job = _on_noise(score, batch, of_model.crop_size)
-                job()  # the first time is another: memory is got, code compiled
+            single = precision.startswith("bf16") and _bf16_is_emulated()
+            for batch in RATED_BATCHES[: 1 if single else None]:
+                jobs[label, precision, batch] = job = _on_noise(score, batch, of_model.crop_size)
+                if not single:
+                    job()  # the first time is slower: memory is allocated, code compiled
+
+    def measure(some: dict, budget: Budget, emulated: bool) -> dict:
+        return in_turn(some, budget, EMULATED if emulated else math.inf)
+
     seconds = settings.measuring_seconds * (1 if full else SHARES["costs"])
-    for_slow = EMULATED_SHARE * seconds if slow else 0.0
-    times = in_turn(ways, Budget(seconds - for_slow, "times"))
-    if slow:
-        times |= in_turn(slow, Budget(for_slow, "bf16, emulated"), dict.fromkeys(slow, EMULATED))
+    times = emulated_first(jobs, lambda job: job[1].startswith("bf16"), measure, seconds, "times")
     return _cost_table(chosen, times)
 
 
-def _bf16_is_emulated() -> bool:
-    """The warning of it is for those who did not ask for bf16; here it is measured, and the table shows the factor."""
-    with warnings.catch_warnings(action="ignore"):
-        machine.used_precision("bf16")  # it warns once
-    return not machine.native_bf16(machine.device())
-
-
-def _cost_table(chosen: dict[str, Profile], times: dict[Hashable, list[float]]) -> pd.DataFrame:
+def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> pd.DataFrame:
     published = tables.paper("complexity").set_index("model")
     rows = []
-    # bf16, measured later where it is emulated, stays below its model's float32
-    ways = sorted({(label, way): None for label, way, _ in times}, key=lambda of: list(chosen).index(of[0]))
-    for label, precision in ways:
+    for label, precision in dict.fromkeys((label, way) for label, way, _ in times):
         parameters, flop = size_of(chosen[label])
         name = "HyperIQA (ResNet-50)" if label == "HyperIQA" else label
         paper = published.loc[name] if name in published.index else {}
-        as_published = precision == "float32"
+        latency = paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if precision == "float32" else np.nan
+        of_batch = {b: found for (of, way, b), found in times.items() if (of, way) == (label, precision)}
+        low, median, high = np.quantile(of_batch[1], (0.25, 0.5, 0.75)) * 1e3
+        rates = {batch: batch / np.median(found) for batch, found in of_batch.items()}
+        best = max(rates, key=rates.get)
+        settled = all(uncertainty(found) <= SETTLED for found in of_batch.values())
         rows.append(
             {
                 "model": label,
@@ -201,33 +214,19 @@ def _cost_table(chosen: dict[str, Profile], times: dict[Hashable, list[float]]) 
                 "precision": precision,
                 "parameters (M)": parameters / 1e6,
                 "GMAC": flop / 2e9,
-                **_time_of(
-                    {b: found for (of, way, b), found in times.items() if (of, way) == (label, precision)}
-                ),
+                "latency (ms)": median,
+                "25 %": low,
+                "75 %": high,
+                "n": len(of_batch[1]),
+                "standard error (%)": 100 * uncertainty(of_batch[1]),
+                "settled": "yes" if settled else "no",
+                "crops/s": rates[best],
+                "at batch": best,
                 "paper: GMAC": paper.get("flops_g", np.nan),
-                "paper: latency (ms)": (
-                    paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if as_published else np.nan
-                ),
+                "paper: latency (ms)": latency,
             }
         )
     return pd.DataFrame(rows).round(3)
-
-
-def _time_of(times: dict[int, list[float]]) -> dict[str, float | str]:
-    """Latency of one crop in ms, how sure it is, and the rate at the best batch, from the seconds of each batch."""
-    low, median, high = np.quantile(times[1], (0.25, 0.5, 0.75)) * 1e3
-    rates = {batch: batch / np.median(found) for batch, found in times.items()}
-    best = max(rates, key=rates.get)
-    return {
-        "latency (ms)": median,
-        "25 %": low,
-        "75 %": high,
-        "n": len(times[1]),
-        "standard error (%)": 100 * uncertainty(times[1]),
-        "settled": "yes" if all(uncertainty(found) <= SETTLED for found in times.values()) else "no",
-        "crops/s": rates[best],
-        "at batch": best,
-    }
 
 
 def _random(settings: Profile) -> BlindIQA:
@@ -250,13 +249,17 @@ def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[s
         print(f"Not measured compiled: {error}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
-        yield FLOAT_ONNX, _on_cpu(OnnxScorer(plain))
-        noise = np.random.default_rng(0).integers(0, 256, _shape(8, settings.crop_size), dtype=np.uint8)
-        yield INT8_ONNX, _on_cpu(OnnxScorer(to_int8(plain, Path(folder) / "int8.onnx", [noise])))
+        noise = _noise(8, settings.crop_size).numpy()
+        for name, file in (
+            (FLOAT_ONNX, plain),
+            (INT8_ONNX, to_int8(plain, Path(folder) / "8.onnx", [noise])),
+        ):
+            scorer = OnnxScorer(file)
+            yield name, lambda crops_BCHW, scorer=scorer: scorer(crops_BCHW.cpu().numpy())
 
 
-def _shape(batch: int, size: int) -> tuple[int, int, int, int]:
-    return batch, 3, size, size
+def _noise(batch: int, size: int) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
 
 
 def _scorer(settings: Profile, model: BlindIQA) -> Callable[[Tensor], Tensor]:
@@ -267,12 +270,8 @@ def _scorer(settings: Profile, model: BlindIQA) -> Callable[[Tensor], Tensor]:
     return score
 
 
-def _on_cpu(scorer: OnnxScorer) -> Callable[[Tensor], np.ndarray]:
-    return lambda crops_BCHW: scorer(crops_BCHW.cpu().numpy())
-
-
 def _on_noise(score: Callable[[Tensor], object], batch: int, size: int) -> Callable[[], object]:
-    crops = torch.randint(0, 256, _shape(batch, size), dtype=torch.uint8).to(machine.device())
+    crops = _noise(batch, size).to(machine.device())
     return lambda: score(crops)
 
 
@@ -309,27 +308,25 @@ def _batches_of(settings: Profile, training: bool, largest: int) -> list[dict[st
     model = _random(settings).train(training)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     before, rows = _peak_memory(), []
+
+    def one_batch(crops_BCHW: Tensor) -> None:
+        with torch.set_grad_enabled(training):
+            loss = model.score_stages(stages_of(settings, model, crops_BCHW)).mean()
+        if training:
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()  # waits for the device
+
     with machine.freed_memory_kept() if training else nullcontext():  # as `train` does
         for batch in (b for b in BATCHES if b <= largest):
-            crops = torch.randint(0, 256, _shape(batch, settings.crop_size), dtype=torch.uint8)
+            crops = _noise(batch, settings.crop_size)
             try:
-                seconds = [_one_batch(settings, model, optimizer, crops, training) for _ in range(2)][-1]
+                seconds = [_seconds(lambda crops=crops: one_batch(crops)) for _ in range(2)][-1]
             except torch.OutOfMemoryError:
                 break
             rows.append({"batch": batch, "memory (GB)": _peak_memory() - before, "crops/s": batch / seconds})
     return rows
-
-
-def _one_batch(settings: Profile, model: BlindIQA, optimizer, crops_BCHW: Tensor, training: bool) -> float:
-    started = time.perf_counter()
-    with torch.set_grad_enabled(training):
-        loss = model.score_stages(stages_of(settings, model, crops_BCHW)).mean()
-    if training:
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    loss.item()  # waits for the device
-    return time.perf_counter() - started
 
 
 def _peak_memory() -> float:
@@ -342,146 +339,13 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 
-# --- what a lower precision costs in accuracy -------------------------------------------------------------
-
-
-def precisions(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
-    """A trained run's test SRCC in float32, bf16 and INT8, and how fast it scores in each.
-
-    The test images are scored in one random order, part by part and each precision in turn, until the profile's seconds
-    are spent: ``n`` of them, each precision beside float32's scores of the same. bf16 that is emulated computes what a
-    processor with bf16 does, but so slowly that few images must do. INT8 is static: its ranges are measured on training
-    images, by ONNX Runtime.
-    """
-    rows = np.random.default_rng(0).permutation(images.rows("test"))
-    model, seconds = run.load_model(), settings.measuring_seconds * SHARES["precisions"]
-    emulated, slow = _bf16_is_emulated(), {}
-    whole = run.settings.model_copy(update={"freeze_backbone": False})
-    engines = {
-        p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size, ONNX_BATCH)
-        engines[FLOAT_ONNX] = _by_onnx(OnnxScorer(plain), images, settings.crop_size)
-        int8 = to_int8(plain, Path(folder) / "8", _calibration(settings, images))
-        engines[INT8_ONNX] = _by_onnx(OnnxScorer(int8), images, settings.crop_size)
-    if emulated:
-        budget, few = Budget(EMULATED_SHARE * seconds, "bf16, emulated"), rows[:EMULATED_IMAGES]
-        slow = _scored({"bf16": engines.pop("bf16")}, whole, images, few, EVALUATION_BATCH, 0, budget)
-        seconds -= budget.spent
-    scored = _scored(engines, whole, images, rows, PART, FEWEST_IMAGES, Budget(seconds, "precisions"))
-    order = sorted([*scored, *slow], key=["float32", "bf16", FLOAT_ONNX, INT8_ONNX].index)
-    return _precision_table({name: (scored | slow)[name] for name in order}, images.scores(rows))
-
-
-Engine = Callable[[list[Crop]], np.ndarray]  # crops of an image set to their scores
-
-
-def _by_torch(settings: Profile, model: BlindIQA, images: ImageSet) -> Engine:
-    def score(crops: list[Crop]) -> np.ndarray:
-        stages = through_backbone(
-            settings,
-            model,
-            lambda batch: images.crops(batch, settings.crop_size),
-            _batches(crops, EVALUATION_BATCH),
-        )
-        with torch.inference_mode():
-            return torch.cat([model.score_stages(few).float() for few in stages]).double().cpu().numpy()
-
-    return score
-
-
-def _by_onnx(scorer: OnnxScorer, images: ImageSet, size: int) -> Engine:
-    return lambda crops: np.concatenate([scorer(few) for few in _for_onnx(images, crops, size)])[: len(crops)]
-
-
-def _for_onnx(images: ImageSet, crops: list[Crop], size: int) -> Iterator[np.ndarray]:
-    """Batches of the one size that the file takes: the last is filled up with its last crop."""
-    filled = [*crops, *[crops[-1]] * (-len(crops) % ONNX_BATCH)]
-    return (images.crops(batch, size).cpu().numpy() for batch in _batches(filled, ONNX_BATCH))
-
-
-def _batches(crops: list[Crop], size: int) -> list[list[Crop]]:
-    return [crops[start : start + size] for start in range(0, len(crops), size)]
-
-
-class Scored(NamedTuple):
-    """What one precision made of the first images, and how fast."""
-
-    predictions: np.ndarray
-    crops: int
-    seconds: float
-
-
-def _scored(
-    engines: dict[str, Engine],
-    settings: Profile,
-    images: ImageSet,
-    rows: np.ndarray,
-    crops_at_once: int,
-    fewest: int,
-    budget: Budget,
-) -> dict[str, Scored]:
-    """Scores of the first ``rows`` by each engine: all while the budget lasts, ``fewest`` in any case, one part at least."""
-    crops = grid_crops(images, rows, settings.crop_size)
-    images_at_once = max(1, round(crops_at_once * len(rows) / len(crops)))
-    found = {name: Scored(np.array([]), 0, 0.0) for name in engines}
-    last, done = 0.0, 0  # seconds of a part by all engines; images
-    while done < len(rows) and (done < max(fewest, 1) or budget.allows(last)):
-        part = rows[done : done + images_at_once]
-        crops, last = grid_crops(images, part, settings.crop_size), 0.0
-        for name, score in engines.items():
-            started = clock()
-            scores = pd.Series(score(crops)).groupby([crop[0] for crop in crops]).mean().loc[part]
-            seconds, before = clock() - started, found[name]
-            found[name] = Scored(
-                np.concatenate([before.predictions, scores]),
-                before.crops + len(crops),
-                before.seconds + seconds,
-            )
-            last += seconds
-        done += len(part)
-    budget.close()
-    return found
-
-
-def _precision_table(scored: dict[str, Scored], scores: np.ndarray) -> pd.DataFrame:
-    rows = []
-    reference = scored["float32"]
-    for name, (predictions, crops, seconds) in scored.items():
-        n = len(predictions)
-        plain, true = reference.predictions[:n], scores[:n]
-        says_something = n >= min(FEWEST_IMAGES, len(reference.predictions))
-        srcc = metrics.srcc(predictions, true) if says_something else np.nan
-        rows.append(
-            {
-                "precision": name,
-                "n": n,
-                "SRCC": srcc,
-                "change": srcc - metrics.srcc(plain, true) if says_something else np.nan,
-                "largest change of a score": np.abs(predictions - plain).max(),
-                "crops/s": crops / seconds,
-                "time, share of float32": seconds / crops / (reference.seconds / reference.crops),
-            }
-        )
-    return pd.DataFrame(rows).round(4)
-
-
-def _calibration(settings: Profile, images: ImageSet) -> Iterator[np.ndarray]:
-    rows = images.rows("train")
-    chosen = rows[np.linspace(0, len(rows) - 1, min(CALIBRATION_CROPS, len(rows))).astype(int)]
-    crops = grid_crops(images, chosen, settings.crop_size)[:CALIBRATION_CROPS]
-    return _for_onnx(images, crops, settings.crop_size)
-
-
 # --- accuracy beside cost, and growth ---------------------------------------------------------------------
 
 
 def stored_runs(settings: Profile) -> dict[str, list[Run]]:
     """The runs of each model that are in the store, by name; nothing is trained."""
-    return experiments.results(
-        settings, "main", only=["HyperIQA"], train_missing=False
-    ) | experiments.results(settings, "model_sizes", train_missing=False)
+    hyper_iqa = experiments.results(settings, "main", only=["HyperIQA"], train_missing=False)
+    return hyper_iqa | experiments.results(settings, "model_sizes", train_missing=False)
 
 
 def accuracy_beside_cost(settings: Profile, runs: dict[str, list[Run]], table: pd.DataFrame) -> pd.DataFrame:
@@ -501,17 +365,8 @@ def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) 
     A Swin of 0.8 M parameters on 32 px: what grows is the workbook's own work beside it as much as the network's.
     The largest sizes are left out where the profile's seconds are too few for them; two are always measured.
     """
-    small = settings.model_copy(
-        update={
-            "backbone": "swin_test",
-            "method": "smart_iqa",
-            "pretrained": False,
-            "freeze_backbone": False,
-            "crop_size": 32,
-            "batch_size": 32,
-            "train_crops": 1,
-        }
-    )
+    tiny = {"backbone": "swin_test", "method": "smart_iqa", "pretrained": False, "freeze_backbone": False}
+    small = settings.model_copy(update={**tiny, "crop_size": 32, "batch_size": 32, "train_crops": 1})
     budget = Budget(settings.measuring_seconds * SHARES["growth"], "growth")
     first = numbers[0]
     _epoch_of(small, first, 1)()  # the first epoch of all is slower
@@ -526,34 +381,27 @@ def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) 
         "crops per image": [(first, number // first) for number in sizes],
     }
     jobs = {point: _epoch_of(small, *point) for series in points.values() for point in series}
-    times = in_turn(jobs, budget, dict.fromkeys(jobs, EPOCHS))
-    return pd.DataFrame(
-        [
-            {
-                "what grows": what,
-                "images": images,
-                "crops per image": crops,
-                "crops": images * crops,
-                "seconds": np.median(times[images, crops]),
-                "n": len(times[images, crops]),
-            }
-            for what, series in points.items()
-            for images, crops in series
-        ]
-    ).round(3)
+    times = in_turn(jobs, budget, EPOCHS)
+    rows = [
+        (what, images, crops, images * crops, np.median(times[images, crops]), len(times[images, crops]))
+        for what, series in points.items()
+        for images, crops in series
+    ]
+    columns = ["what grows", "images", "crops per image", "crops", "seconds", "n"]
+    return pd.DataFrame(rows, columns=columns).round(3)
 
 
-def _epoch_of(settings: Profile, number: int, crops: int) -> Callable[[], object]:
+def _epoch_of(settings: Profile, number: int, crops_per_image: int) -> Callable[[], object]:
     images = noise_images(number, 64)
-    loop = Loop.start(settings.model_copy(update={"train_crops": crops}), images)
-    return lambda: epoch_seconds(loop, images)
+    loop = Loop.start(settings.model_copy(update={"train_crops": crops_per_image}), images)
 
+    def epoch() -> None:
+        rng = np.random.default_rng(0)
+        crops = training_crops(loop.settings, images, images.rows("train"), rng)
+        batches = ImageBatches(loop.settings, loop.model, images, crops, 1)
+        train_epoch(loop, batches, rng.permutation(len(crops)), 1)
 
-def epoch_seconds(loop: Loop, images: ImageSet) -> float:
-    rng = np.random.default_rng(0)
-    crops = training_crops(loop.settings, images, images.rows("train"), rng)
-    batches = ImageBatches(loop.settings, loop.model, images, crops, 1)
-    return train_epoch(loop, batches, rng.permutation(len(crops)), 1)["train_seconds"]
+    return epoch
 
 
 def noise_images(number: int, side: int) -> ImageSet:
@@ -563,13 +411,3 @@ def noise_images(number: int, side: int) -> ImageSet:
         {"image": [f"{i}" for i in range(number)], "score": np.arange(number) % 101, "split": "train"}
     )
     return ImageSet(table, pixels, np.full((number, 2), side), "noise")
-
-
-def headline(precisions: pd.DataFrame) -> str:
-    """What INT8 costs and gains, in a line."""
-    table = precisions.set_index("precision")
-    int8, plain = table.loc[INT8_ONNX], table.loc[FLOAT_ONNX]
-    return (
-        f"INT8: SRCC {int8['change']:+.3f}, {int8['crops/s'] / plain['crops/s']:.1f} times the speed of float32 "
-        f"in the same engine"
-    )

@@ -1,37 +1,286 @@
-"""Local quality of photographs as pictures, for the command line."""
+"""Looking inside a trained model: activation maps, local quality, and what each part adds to a score.
+
+Every function takes a run's settings and model (``run.settings``, ``run.load_model()``), SMART-IQA or
+HyperIQA with any backbone. An image is cut into square crops as for scoring, so it may have any shape.
+
+Shape suffixes: B batch, C channels, H height, W width, K side of a square, L layers, S stages (4).
+"""
 
 from __future__ import annotations
 
-import io
-import os
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
 
-from iqa_lib import paths
-from iqa_lib.data.crops import WorkingSize, quiet_pillow, read_image
+from iqa_lib.data.crops import ImageSet, grid, grid_crops
+from iqa_lib.data.distortions import distort
+from iqa_lib.errors import ExplainError
+from iqa_lib.models.backbones import STRIDES
+from iqa_lib.models.hypernet import pool_stages
+from iqa_lib.models.smart_iqa import BlindIQA
+from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
-from iqa_lib.scoring.score import Scorer
-from iqa_lib.study import explain, figures
+from iqa_lib.training.evaluate import ALPHAS, EVALUATION_BATCH, maps_of
+
+Corner = tuple[int, int]  # top, left in px
 
 
-def save_map(scorer: Scorer, file: Path, target: Path, title: str) -> None:
-    """Write a PNG of the photograph beside its local quality (`explain.quality_map`)."""
-    with quiet_pillow():
-        pixels_HWC = read_image(file, WorkingSize.of_settings(scorer.settings))
-    quality_HW = explain.quality_map(scorer.settings, scorer.model, pixels_HWC)
-    figure = figures.quality_beside(pixels_HWC, quality_HW, title)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    plt.close(figure)
-    paths.write_atomically(target, content.getvalue())
+class Examination(NamedTuple):
+    """What one pass over an image shows."""
+
+    score: float  # 0–100, as `evaluate.predict` gives it
+    crops: pd.DataFrame  # the crops it is the mean of: top, left (px), score and, with attention, ALPHAS
+    activation_SHW: np.ndarray  # mean absolute activation of each stage, at image coordinates
 
 
-def save_maps(scorer: Scorer, table: pd.DataFrame, folder: Path) -> None:
-    """`save_map` of every scored file of ``table`` (`scoring.score.score_all`), under its path below their common folder."""
-    scored = table[table["fault"] == ""]
-    common = os.path.commonpath([Path(name).absolute().parent for name in scored["image"]] or ["."])
-    for row in Progress(list(scored.itertuples()), desc="quality maps"):
-        below = Path(row.image).absolute().relative_to(common)
-        save_map(scorer, Path(row.image), folder / f"{below}.png", f"{below}: {row.score:.1f}")
+def examine(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Examination:
+    """Score, stage weights and activation maps (paper, Appendix D) from one pass of the backbone.
+
+    Crops overlap; where they do, a map is the mean of theirs, weighted by the distance from a crop's side.
+
+    Args:
+        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``; `crops.decode` reads files so.
+
+    Raises:
+        ExplainError: the image is of another type or too small.
+    """
+    size = settings.crop_size
+    _require_image(image_HWC, size)
+    height, width = image_HWC.shape[:2]
+    # Overlap by half leaves room to blend without a crop's sides, where padding shows.
+    scored, blended = grid(height, width, size), _overlapping_grid(height, width, size, size - size // 2)
+    corners = list(dict.fromkeys(scored + blended))
+    tables, canvas, places = [], _Canvas(len(STRIDES), height, width), iter(corners)
+    for maps, table in _passes(settings, model, (image_HWC[_square(c, size)] for c in corners)):
+        tables.append(table)
+        for activation_SHW, corner in zip(_mean_absolute(maps, size), places, strict=False):
+            if corner in blended:
+                canvas.add(corner, size, activation_SHW, margin=STRIDES[-1] // 2)
+    crops = pd.DataFrame(corners, columns=["top", "left"]).join(pd.concat(tables, ignore_index=True))
+    crops = crops.iloc[: len(scored)]
+    return Examination(float(crops["score"].mean()), crops, canvas.mean())
+
+
+def score_crops(
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner] | None = None
+) -> pd.DataFrame:
+    """One row per crop: top, left (px), score (0–100) and, with attention, the stage weights ``ALPHAS``.
+
+    Args:
+        corners: of the crops; by default the grid whose mean score is the image's.
+
+    Raises:
+        ExplainError: as `examine`.
+    """
+    size = settings.crop_size
+    _require_image(image_HWC, size)
+    corners = corners or grid(*image_HWC.shape[:2], size)
+    crops = (image_HWC[_square(corner, size)] for corner in corners)
+    return pd.DataFrame(corners, columns=["top", "left"]).join(_table(settings, model, crops))
+
+
+def quality_map(
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, stride: int = 32, window: int = 96
+) -> np.ndarray:
+    """Local quality (H, W), 0–100: scores of small overlapping crops, placed back.
+
+    Each pixel is the mean of the crops over it, weighted by how near it is to their middle. Crops smaller than
+    those of training score a little differently: read differences off the map, and the score off `examine`.
+
+    Args:
+        stride: largest step between crops in px; half the step costs four times the crops.
+        window: side of the crops in px, up to ``settings.crop_size``: smaller finds smaller faults. A backbone
+            of fixed input size sees them mirrored to that size, at the cost of whole crops.
+
+    Raises:
+        ExplainError: as `examine`, or the stride leaves gaps.
+    """
+    _require_image(image_HWC, settings.crop_size)
+    height, width = image_HWC.shape[:2]
+    window = min(window, settings.crop_size)
+    corners = _overlapping_grid(height, width, window, stride)
+    missing = (model.backbone.input_size or window) - window
+    mirrored = ((0, missing), (0, missing), (0, 0))
+    crops = (np.pad(image_HWC[_square(corner, window)], mirrored, mode="symmetric") for corner in corners)
+    canvas = _Canvas(1, height, width)
+    for corner, score in zip(corners, _table(settings, model, crops)["score"], strict=True):
+        canvas.add(corner, window, score)
+    return canvas.mean()[0]
+
+
+def occlusion(
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, patch: int = 144, stride: int | None = None
+) -> np.ndarray:
+    """What each part adds to the score (H, W), in points: how far the score falls when the part is blurred.
+
+    Above 0: detail there that the model rewards. Below 0: a fault there that blurring hides. Each pixel is
+    the mean of the patches over it. After Zeiler and Fergus (ECCV 2014), with blur instead of grey, so that
+    no new edge is mistaken for a fault.
+
+    Args:
+        patch: side of the blurred square in px, or the image's short side if that is less.
+        stride: largest step between patches in px; half a patch by default.
+
+    Raises:
+        ExplainError: as `examine`, or the stride leaves gaps.
+    """
+    size = settings.crop_size
+    _require_image(image_HWC, size)
+    height, width = image_HWC.shape[:2]
+    patch = min(patch, height, width)
+    blurred = ndimage.gaussian_filter(image_HWC, (patch / 8, patch / 8, 0), mode="nearest")
+    crops = score_crops(settings, model, image_HWC)
+    patches = _overlapping_grid(height, width, patch, patch // 2 if stride is None else stride)
+    jobs = [
+        (crop, (y, x))
+        for y, x in patches
+        for crop in crops.itertuples()
+        if -patch < y - crop.top < size and -patch < x - crop.left < size  # they overlap
+    ]
+
+    def with_blur(place: Corner) -> np.ndarray:
+        changed, there = image_HWC.copy(), _square(place, patch)
+        changed[there] = blurred[there]
+        return changed
+
+    changed = (with_blur(place)[_square((crop.top, crop.left), size)] for crop, place in jobs)
+    fall = dict.fromkeys(patches, 0.0)
+    for (crop, place), score in zip(jobs, _table(settings, model, changed)["score"], strict=True):
+        fall[place] += (crop.score - score) / len(crops)
+    canvas = _Canvas(1, height, width)
+    for place, points in fall.items():
+        canvas.add(place, patch, points)
+    return canvas.mean()[0]
+
+
+def under_distortion(
+    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, name: str
+) -> list[tuple[np.ndarray, Examination]]:
+    """The image itself and under the five levels of a KADID-10k distortion, each with its examination."""
+    shown = [image_HWC, *(distort(image_HWC, name, level) for level in range(1, 6))]
+    return [(image, examine(settings, model, image)) for image in shown]
+
+
+def spoil_quarter(
+    image_HWC: np.ndarray, name: str, level: int, quarter: int = 3, seed: int = 0
+) -> np.ndarray:
+    """The image with a KADID-10k distortion in one quarter: 0 upper left, 1 upper right, 2 and 3 below them."""
+    spoilt, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
+    rows = slice(0, height // 2) if quarter < 2 else slice(height // 2, height)
+    columns = slice(0, width // 2) if quarter % 2 == 0 else slice(width // 2, width)
+    spoilt[rows, columns] = distort(image_HWC, name, level, seed)[rows, columns]
+    return spoilt
+
+
+def stage_statistics(
+    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray
+) -> pd.DataFrame:
+    """Per image and stage: ``activation`` (its mean) and ``unevenness`` (its SD over places / its mean).
+
+    Activation is the mean absolute value over channels (paper, Appendix D); columns ``row``, ``stage`` 1–4.
+    """
+    crops, tables = grid_crops(images, rows, settings.crop_size), []
+    model.eval()
+    for part in Progress(list(_batches(crops)), desc="stage statistics"):
+        with torch.inference_mode():
+            maps = maps_of(settings, model, images.crops(part, settings.crop_size))
+        for stage, activation_BN in enumerate((m.float().abs().mean(dim=1).flatten(1) for m in maps), 1):
+            mean_B = activation_BN.mean(dim=1)
+            uneven_B = activation_BN.std(dim=1, correction=0) / mean_B.clamp_min(1e-12)
+            columns = {"activation": mean_B.double().cpu(), "unevenness": uneven_B.double().cpu()}
+            tables.append(pd.DataFrame({"row": [crop[0] for crop in part], "stage": stage, **columns}))
+    return pd.concat(tables).groupby(["row", "stage"], as_index=False).mean()
+
+
+# --- crops of one image -----------------------------------------------------------------------------------
+
+
+def _require_image(image_HWC: np.ndarray, crop_size: int) -> None:
+    shape, dtype = getattr(image_HWC, "shape", ()), getattr(image_HWC, "dtype", type(image_HWC).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < crop_size:
+        raise ExplainError(
+            f"Expected an RGB image of uint8, height x width x 3, both at least {crop_size} px; got {dtype} of "
+            f"shape {shape}. iqa_lib.data.crops.decode reads any image file in that form."
+        )
+
+
+def _passes(
+    settings: RunSettings, model: BlindIQA, crops: Iterable[np.ndarray]
+) -> Iterator[tuple[list[Tensor], pd.DataFrame]]:
+    """For each batch of crops: their feature maps, and a table of ``score`` and, with attention, ALPHAS."""
+    model.eval()
+    for part in _batches(crops):
+        with torch.inference_mode():
+            maps = maps_of(settings, model, torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2))
+            score_B = model.score_stages(pool_stages(maps).float())
+        table = pd.DataFrame({"score": score_B.double().cpu().numpy()})
+        if model.last_attention_weights is not None:
+            table[ALPHAS] = model.last_attention_weights.double().cpu().numpy()
+        yield maps, table
+
+
+def _table(settings: RunSettings, model: BlindIQA, crops: Iterable[np.ndarray]) -> pd.DataFrame:
+    return pd.concat([table for _, table in _passes(settings, model, crops)], ignore_index=True)
+
+
+def _batches(items: Iterable) -> Iterator[list]:
+    waiting = iter(items)
+    while part := list(islice(waiting, EVALUATION_BATCH)):
+        yield part
+
+
+def _square(corner: Corner, size: int) -> tuple[slice, slice]:
+    return tuple(slice(start, start + size) for start in corner)
+
+
+def _mean_absolute(maps: list[Tensor], size: int) -> np.ndarray:
+    """(B, S, size, size): mean over channels, then bilinear from cells to the pixels they cover."""
+    activations = [m.float().abs().mean(dim=1, keepdim=True) for m in maps]
+    enlarged = [F.interpolate(a, (size, size), mode="bilinear", align_corners=False) for a in activations]
+    return torch.cat(enlarged, dim=1).cpu().numpy()
+
+
+def _overlapping_grid(height: int, width: int, size: int, stride: int) -> list[Corner]:
+    """Evenly spaced corners of squares from side to side, ``stride`` px apart at most."""
+    if not 1 <= stride <= size:
+        raise ExplainError(f"stride is {stride} px; 1 to {size} (the side of the squares) leaves no gaps.")
+
+    def along(length: int) -> list[int]:
+        steps = math.ceil((length - size) / stride)
+        return np.linspace(0, length - size, steps + 1).round().astype(int).tolist()
+
+    return [(y, x) for y in along(height) for x in along(width)]
+
+
+class _Canvas:
+    """The weighted mean of squares laid over an image; a square counts most in its middle."""
+
+    def __init__(self, layers: int, height: int, width: int):
+        self._sum = np.zeros((layers, height, width))
+        self._weight = np.zeros((height, width))
+
+    def add(self, corner: Corner, size: int, value: float | np.ndarray, margin: int = 0) -> None:
+        """``value``: one, or (L, K, K); ``margin``: px along the square's inner sides that hardly count."""
+        falls = [_fall(*along, size, margin) for along in zip(corner, self._weight.shape, strict=True)]
+        there, weight = _square(corner, size), np.outer(*falls)
+        self._sum[:, *there] += weight * value
+        self._weight[there] += weight
+
+    def mean(self) -> np.ndarray:
+        return (self._sum / self._weight).astype(np.float32)
+
+
+def _fall(start: int, length: int, size: int, margin: int) -> np.ndarray:
+    """Weights along a square: the distance from its sides, except from those that are the image's own."""
+    middle = np.arange(size) + 0.5
+    before = middle if start > 0 else np.inf
+    after = size - middle if start + size < length else np.inf
+    return np.clip(np.minimum(before, after) - margin, 1e-6, size) * np.ones(size)

@@ -12,7 +12,8 @@ from iqa_lib import metrics
 from iqa_lib.data.catalog import crossing, describe
 from iqa_lib.data.crops import ImageSet, load_images, read_sizes
 from iqa_lib.profile import Profile
-from iqa_lib.study import experiments, explain, statistics
+from iqa_lib.study import attention as explain
+from iqa_lib.study import experiments, statistics
 from iqa_lib.study.experiments import Elsewhere, Runs, Variant, paper
 from iqa_lib.training.evaluate import laplacian_variance, score_random_crops
 from iqa_lib.training.runs import Run, StoredRun

@@ -16,7 +16,7 @@ from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.study import explain, statistics, tables
+from iqa_lib.study import attention, maps, statistics, tables
 from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.train import build_model, train
@@ -55,7 +55,7 @@ class KnownResponse(nn.Module):
 def activation(number, image, crop_size=224):
     settings = load_profile("smoke", crop_size=crop_size, resolution=crop_size)
     model = BlindIQA(KnownResponse(number), QualityHead([2, 2, 2, 2]))
-    return explain.examine(settings, model, image).activation_SHW
+    return maps.examine(settings, model, image).activation_SHW
 
 
 @pytest.mark.parametrize("crop_size", [64, 224])
@@ -90,10 +90,10 @@ def test_an_examination_is_the_score_and_the_weights_that_evaluation_gives(home,
     settings, model = smoke
     images = load_images(settings)
     row = images.rows("test")[0]
-    seen = explain.examine(settings, model, images.image(row))
+    seen = maps.examine(settings, model, images.image(row))
     expected = predict(settings, model, images, [row]).iloc[0]
     assert seen.score == pytest.approx(expected["prediction"], abs=1e-4)
-    np.testing.assert_allclose(seen.crops[explain.ALPHAS].mean(), expected[explain.ALPHAS], atol=1e-5)
+    np.testing.assert_allclose(seen.crops[attention.ALPHAS].mean(), expected[attention.ALPHAS], atol=1e-5)
     assert seen.activation_SHW.shape == (4, *images.image(row).shape[:2])
 
 
@@ -101,10 +101,10 @@ def test_a_crop_scores_the_same_alone_and_in_a_batch_of_many(smoke):
     settings, model = smoke
     image = some_image(100, 150)
     corners = [(y, x) for y in range(0, 36, 4) for x in range(0, 86, 8)]
-    table = explain.score_crops(settings, model, image, corners)
+    table = maps.score_crops(settings, model, image, corners)
     assert len(table) == len(corners) > 64
     for corner in (0, 63, 64, -1):
-        alone = explain.score_crops(settings, model, image, [corners[corner]])
+        alone = maps.score_crops(settings, model, image, [corners[corner]])
         assert table["score"].iloc[corner] == pytest.approx(alone["score"].item(), abs=1e-4)
 
 
@@ -114,13 +114,12 @@ def test_a_crop_scores_the_same_alone_and_in_a_batch_of_many(smoke):
 def test_a_model_without_attention_says_so_and_shows_the_rest(home, options):
     settings = load_profile("smoke", **options)
     model, image, images = build_model(settings), some_image(70, 90), load_images(settings)
-    assert "alpha1" not in explain.examine(settings, model, image).crops
-    assert explain.quality_map(settings, model, image, stride=16).shape == (70, 90)
-    assert np.isfinite(explain.occlusion(settings, model, image)).all()
+    assert "alpha1" not in maps.examine(settings, model, image).crops
+    assert maps.quality_map(settings, model, image, stride=16).shape == (70, 90)
+    assert np.isfinite(maps.occlusion(settings, model, image)).all()
     for call in (
-        lambda: explain.attention(settings, model, image),
-        lambda: explain.stage_weights(settings, model, images, [0]),
-        lambda: explain.score_with_other_weights(settings, model, images, [0]),
+        lambda: attention.stage_weights(settings, model, images, [0]),
+        lambda: attention.score_with_other_weights(settings, model, images, [0]),
     ):
         with pytest.raises(ExplainError, match="no stage weights"):
             call()
@@ -131,11 +130,11 @@ def test_a_model_without_attention_says_so_and_shows_the_rest(home, options):
 )
 def test_an_unfit_image_is_refused_in_words(smoke, image):
     with pytest.raises(ExplainError, match="at least 64 px; got"):
-        explain.examine(*smoke, image)
+        maps.examine(*smoke, image)
 
 
 @pytest.mark.parametrize("stride", [0, 65])
-@pytest.mark.parametrize("look", [explain.quality_map, explain.occlusion])
+@pytest.mark.parametrize("look", [maps.quality_map, maps.occlusion])
 def test_a_stride_that_leaves_gaps_is_refused(smoke, look, stride):
     with pytest.raises(ExplainError, match="1 to 64"):
         look(*smoke, some_image(64, 90), stride=stride)
@@ -155,7 +154,7 @@ def test_the_quality_map_puts_scores_where_they_belong():
     settings = load_profile("smoke")
     image = np.zeros((128, 256, 3), np.uint8)
     image[:, :128] = 100
-    quality = explain.quality_map(settings, BrightnessModel(), image, stride=8, window=64)
+    quality = maps.quality_map(settings, BrightnessModel(), image, stride=8, window=64)
     assert quality.shape == (128, 256)
     np.testing.assert_allclose(quality[:, :32], 100, atol=1)
     np.testing.assert_allclose(quality[:, -32:], 0, atol=1)
@@ -167,7 +166,7 @@ def test_occlusion_tells_how_many_points_a_part_adds():
     settings = load_profile("smoke")
     image = np.zeros((64, 64, 3), np.uint8)
     image[14:18, 14:18] = 255
-    fall = explain.occlusion(settings, BrightnessModel(), image, patch=32, stride=32)
+    fall = maps.occlusion(settings, BrightnessModel(), image, patch=32, stride=32)
     assert fall[:32, :32].min() > 0.1
     assert np.abs(fall[32:, 32:]).max() < 0.01
 
@@ -176,7 +175,7 @@ def test_weights_that_replace_the_learned_ones(home, smoke):
     settings, model = smoke
     images = load_images(settings)
     rows = images.rows("test")
-    scores = explain.score_with_other_weights(settings, model, images, rows)
+    scores = attention.score_with_other_weights(settings, model, images, rows)
     assert list(scores) == [
         "as learned", "mean of all", "uniform", "shuffled",
         "stage 1 only", "stage 2 only", "stage 3 only", "stage 4 only", "untrained",
@@ -189,8 +188,8 @@ def test_weights_that_replace_the_learned_ones(home, smoke):
     model.head.attention.weigh.bias.data = torch.tensor([0.0, 0, 50, 0])
     third = predict(settings, model, images, rows)["prediction"]
     np.testing.assert_allclose(scores["stage 3 only"], third, atol=1e-4)
-    again = explain.score_with_other_weights(*smoke, images, rows)
-    pd.testing.assert_frame_equal(again, explain.score_with_other_weights(*smoke, images, rows))
+    again = attention.score_with_other_weights(*smoke, images, rows)
+    pd.testing.assert_frame_equal(again, attention.score_with_other_weights(*smoke, images, rows))
 
 
 def test_what_a_replacement_costs_is_judged_within_each_model():
@@ -208,9 +207,9 @@ def test_what_a_replacement_costs_is_judged_within_each_model():
 
 
 def test_attention_tables_count_what_they_say():
-    test = pd.DataFrame(np.eye(4), columns=explain.ALPHAS).assign(score=[10.0, 20, 30, 40])
-    test.loc[0, explain.ALPHAS] = 0.25
-    np.testing.assert_allclose(explain.entropy(test), [2, 0, 0, 0])
+    test = pd.DataFrame(np.eye(4), columns=attention.ALPHAS).assign(score=[10.0, 20, 30, 40])
+    test.loc[0, attention.ALPHAS] = 0.25
+    np.testing.assert_allclose(attention.entropy(test), [2, 0, 0, 0])
     by_half = tables.attention_by(test, pd.Series([1, 1, 2, 2], name="half"))
     assert by_half["share > 0.9 on one stage"].tolist() == [0.5, 1]
     assert by_half["entropy"].tolist() == [1, 0]
@@ -224,8 +223,8 @@ def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
     score = rng.uniform(0, 100, 200)
     for triage, expected in ((score > 30, DIRECTION), (score < 70, HOLDS_NOT)):
         weights = np.where(triage[:, None], [0.01, 0.01, 0.97, 0.01], 0.25)
-        test = pd.DataFrame(weights, columns=explain.ALPHAS).assign(score=score)
-        untrained = test.assign(**dict.fromkeys(explain.ALPHAS, 0.25))
+        test = pd.DataFrame(weights, columns=attention.ALPHAS).assign(score=score)
+        untrained = test.assign(**dict.fromkeys(attention.ALPHAS, 0.25))
         noise = rng.normal(0, 20, 200)
         scores = pd.DataFrame({"as learned": score + noise / 2, "mean of all": score + noise})
         scores["shuffled"] = score + 2 * noise
@@ -237,12 +236,12 @@ def test_stage_statistics_are_those_of_the_maps(home, smoke):
     settings, model = smoke
     images = load_images(settings)
     rows = images.rows("test")[:3]
-    table = explain.stage_statistics(settings, model, images, rows)
+    table = maps.stage_statistics(settings, model, images, rows)
     assert list(table["stage"]) == [1, 2, 3, 4] * 3
-    crops = explain.grid_crops(images, rows[:1], settings.crop_size)
+    crops = maps.grid_crops(images, rows[:1], settings.crop_size)
     with torch.inference_mode():
-        maps = model.backbone(model.backbone.normalize(images.crops(crops, settings.crop_size)))
-    expected = [m.abs().mean().item() for m in maps]
+        found = model.backbone(model.backbone.normalize(images.crops(crops, settings.crop_size)))
+    expected = [m.abs().mean().item() for m in found]
     np.testing.assert_allclose(table["activation"][:4], expected, rtol=1e-4)
 
 
@@ -269,7 +268,7 @@ def faulty_in_one_quarter(number):
     rng = np.random.default_rng([7, number])
     image = offline.cut_view(offline.read_photograph(names[number % len(names)]), rng)
     quarter = int(rng.integers(4))
-    return explain.spoil_quarter(image, FAULTS[number % len(FAULTS)], 5, quarter, seed=number), quarter
+    return maps.spoil_quarter(image, FAULTS[number % len(FAULTS)], 5, quarter, seed=number), quarter
 
 
 def quarters(image):
@@ -279,7 +278,7 @@ def quarters(image):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("look", [explain.quality_map, explain.occlusion], ids=["quality map", "occlusion"])
+@pytest.mark.parametrize("look", [maps.quality_map, maps.occlusion], ids=["quality map", "occlusion"])
 def test_the_worst_quarter_of_a_map_is_the_one_with_the_fault(trained, look, record_property):
     """In at least 40 of 50 images; a map that knows nothing finds 12 or 13."""
     found = 0
@@ -295,4 +294,4 @@ def test_the_quality_map_serves_a_backbone_of_fixed_size_as_well(smoke):
     settings, model = smoke
     assert model.backbone.input_size == 64
     for window in (24, 64, 500):
-        assert explain.quality_map(settings, model, some_image(70, 131), 16, window).shape == (70, 131)
+        assert maps.quality_map(settings, model, some_image(70, 131), 16, window).shape == (70, 131)

@@ -17,6 +17,7 @@ from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.study import complexity as bench
+from iqa_lib.study import precisions
 from iqa_lib.training.evaluate import ahead
 
 can_export = pytest.mark.skipif(
@@ -87,8 +88,8 @@ class Clock:
 
 @pytest.fixture
 def fake_clock(monkeypatch):
-    monkeypatch.setattr(bench, "EVALUATION_BATCH", 4)  # a GPU scores more crops at once
-    monkeypatch.setattr(bench, "PART", 32)
+    monkeypatch.setattr(precisions, "EVALUATION_BATCH", 4)  # a GPU scores more crops at once
+    monkeypatch.setattr(precisions, "PART", 32)
     return Clock(monkeypatch)
 
 
@@ -116,8 +117,8 @@ def test_measuring_stops_when_the_seconds_are_spent(fake_clock):
 def test_the_standard_error_is_that_of_a_median():
     rng = np.random.default_rng(0)
     medians = [np.median(rng.normal(100, 10, 25)) for _ in range(4000)]
-    told = np.mean([bench.uncertainty(list(rng.normal(100, 10, 25))) for _ in range(4000)])
-    assert told == pytest.approx(np.std(medians) / 100, rel=0.1)
+    estimated = np.mean([bench.uncertainty(list(rng.normal(100, 10, 25))) for _ in range(4000)])
+    assert estimated == pytest.approx(np.std(medians) / 100, rel=0.1)
     assert np.isnan(bench.uncertainty([1.0] * (bench.FEWEST - 1)))
 
 
@@ -150,12 +151,12 @@ class Counted:
 
     def __init__(self, fake_clock, monkeypatch):
         self.crops, self.clock = Counter(), fake_clock
-        monkeypatch.setattr(bench, "_by_torch", lambda settings, *_: self.engine(settings.precision))
-        monkeypatch.setattr(bench, "_by_onnx", lambda scorer, *_: self.engine(scorer))
-        monkeypatch.setattr(bench, "OnnxScorer", lambda file: file)
-        monkeypatch.setattr(bench, "to_onnx", lambda *_: "float32, ONNX Runtime")
-        monkeypatch.setattr(bench, "to_int8", lambda *_: "INT8, ONNX Runtime")
-        monkeypatch.setattr(bench, "_calibration", lambda *_: [])
+        monkeypatch.setattr(precisions, "_by_torch", lambda settings, *_: self.engine(settings.precision))
+        monkeypatch.setattr(precisions, "_by_onnx", lambda scorer, *_: self.engine(scorer))
+        monkeypatch.setattr(precisions, "OnnxScorer", lambda file: file)
+        monkeypatch.setattr(precisions, "to_onnx", lambda *_: "float32, ONNX Runtime")
+        monkeypatch.setattr(precisions, "to_int8", lambda *_: "INT8, ONNX Runtime")
+        monkeypatch.setattr(precisions, "_calibration", lambda *_: [])
 
     def engine(self, name):
         def score(crops):
@@ -186,29 +187,34 @@ def test_precisions_are_compared_on_as_many_images_as_the_seconds_suffice_for(
     monkeypatch.setattr(machine, "native_bf16", lambda on: native)
     counted, images = Counted(fake_clock, monkeypatch), of_test_images(300)
     settings = load_profile("smoke", measuring_seconds=2000)
-    table = bench.precisions(settings, Trained(), images).set_index("precision")
+    table = precisions.compare(settings, Trained(), images).set_index("precision")
     assert table.index.tolist() == ["float32", "bf16", bench.FLOAT_ONNX, bench.INT8_ONNX]
     seconds = 2000 * bench.SHARES["precisions"]
     assert 0.8 * seconds < fake_clock.now <= seconds
     same = table.drop(index=[] if native else "bf16")
-    assert same["n"].nunique() == 1 and bench.FEWEST_IMAGES < same["n"].iloc[0] < 300
+    assert same["n"].nunique() == 1 and precisions.FEWEST_IMAGES < same["n"].iloc[0] < 300
     assert dict(counted.crops) == table["n"].to_dict()  # a crop covers an image of these
     if not native:
-        assert table["n"]["bf16"] == bench.EMULATED_IMAGES
+        assert table["n"]["bf16"] == precisions.EMULATED_IMAGES
     assert table["change"]["float32"] == 0 and table["largest change of a score"].drop("float32").gt(0).all()
 
 
 def test_bf16_that_is_emulated_is_never_run_over_the_whole_split(fake_clock, monkeypatch):
     counted, images = Counted(fake_clock, monkeypatch), of_test_images(300)
     enough = load_profile("smoke", measuring_seconds=1e6)
-    assert bench.precisions(enough, Trained(), images)["n"].tolist() == [300, bench.EMULATED_IMAGES, 300, 300]
+    assert precisions.compare(enough, Trained(), images)["n"].tolist() == [
+        300,
+        precisions.EMULATED_IMAGES,
+        300,
+        300,
+    ]
     counted.crops.clear()
-    few = bench.precisions(load_profile("smoke", measuring_seconds=1), Trained(), images).set_index(
+    few = precisions.compare(load_profile("smoke", measuring_seconds=1), Trained(), images).set_index(
         "precision"
     )
-    assert counted.crops["bf16"] == few["n"]["bf16"] == bench.EVALUATION_BATCH
+    assert counted.crops["bf16"] == few["n"]["bf16"] == precisions.EVALUATION_BATCH
     assert np.isnan(few["SRCC"]["bf16"]) and few["largest change of a score"]["bf16"] > 0
-    assert bench.FEWEST_IMAGES <= few["n"]["float32"] < bench.FEWEST_IMAGES + bench.PART
+    assert precisions.FEWEST_IMAGES <= few["n"]["float32"] < precisions.FEWEST_IMAGES + precisions.PART
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from iqa_lib.explorer import drawing as explorer_drawing
 from iqa_lib.explorer.answers import Cache, labelled
 from iqa_lib.explorer.app import UPLOADS, Explorer
 from iqa_lib.profile import load_profile
-from iqa_lib.study import explain
+from iqa_lib.study import maps
 from iqa_lib.training.evaluate import ALPHAS, predict
 from iqa_lib.training.train import train
 
@@ -172,7 +172,7 @@ def test_names_of_models_are_never_equal(study):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("text.png", b"not an image", "“text.png” is no image that Pillow can read"),
         ("empty.jpg", b"", "“empty.jpg” is empty (0 bytes)"),
@@ -181,10 +181,12 @@ def test_names_of_models_are_never_equal(study):
         ("<b>bold</b>.png", b"?", "“&lt;b&gt;bold&lt;/b&gt;.png”"),
     ],
 )
-def test_a_file_that_cannot_be_scored_is_told_in_words_and_the_page_lives_on(explorer, name, content, told):
+def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(
+    explorer, name, content, expected
+):
     before = everything(explorer)
     upload(explorer, name, content)
-    assert told in explorer.status.value and "▲" in explorer.status.value
+    assert expected in explorer.status.value and "▲" in explorer.status.value
     assert "/" not in words(explorer.status).replace("&lt;/b", "")  # no path of the server's
     assert everything(explorer) == before and explorer.upload.value == ()
     explorer.level.value = 3
@@ -245,8 +247,8 @@ def test_going_back_computes_nothing(explorer, monkeypatch):
     explorer.level.value = 3
     first, made = everything(explorer), explorer.answers.cache.made
     explorer.level.value = 0
-    monkeypatch.setattr(explain, "score_crops", None)
-    monkeypatch.setattr(explain, "quality_map", None)
+    monkeypatch.setattr(maps, "score_crops", None)
+    monkeypatch.setattr(maps, "quality_map", None)
     explorer.level.value = 3
     assert everything(explorer) == first and words(explorer.status).startswith("● ready")
     assert explorer.answers.cache.made == made
@@ -266,7 +268,7 @@ def test_of_many_requests_the_newest_alone_is_finished(study, monkeypatch):
     settings, runs, images = study
     explorer = Explorer(settings, runs[:1], images)
     explorer.wait(60)
-    begun, go, true_map = threading.Event(), threading.Event(), explain.quality_map
+    begun, go, true_map = threading.Event(), threading.Event(), maps.quality_map
     seen, finished = [], []
 
     def slow_map(settings, model, image_HWC, *more):
@@ -276,7 +278,7 @@ def test_of_many_requests_the_newest_alone_is_finished(study, monkeypatch):
         finished.append(true_map(settings, model, image_HWC, *more))
         return finished[-1]
 
-    monkeypatch.setattr(explain, "quality_map", slow_map)
+    monkeypatch.setattr(maps, "quality_map", slow_map)
     explorer.level.value = 1
     assert begun.wait(60) and "maps" in words(explorer.status)
     for level in (2, 3, 4, 5):  # while the map of level 1 is at work
@@ -292,19 +294,19 @@ def test_the_score_is_on_show_before_the_maps(study, monkeypatch):
     settings, runs, images = study
     explorer = Explorer(settings, runs[:1], images, synchronous=True)
     before = explorer.panels[0].title.value
-    monkeypatch.setattr(explain, "quality_map", lambda *_: pytest.fail("not yet"))
+    monkeypatch.setattr(maps, "quality_map", lambda *_: pytest.fail("not yet"))
     monkeypatch.setattr(explorer, "_show_curve", lambda request: (_ for _ in ()).throw(ExplainError("stop")))
     explorer.level.value = 5
     assert explorer.panels[0].title.value != before and "stop" in words(explorer.status)
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_whatever_fails_is_told_in_words_and_the_next_choice_works(study, monkeypatch, synchronous):
+def test_whatever_fails_is_said_in_words_and_the_next_choice_works(study, monkeypatch, synchronous):
     settings, runs, images = study
     explorer = Explorer(settings, runs, images, synchronous=synchronous)
     explorer.wait(60)
     with monkeypatch.context() as broken:
-        broken.setattr(explain, "quality_map", lambda *_: 1 / 0)
+        broken.setattr(maps, "quality_map", lambda *_: 1 / 0)
         explorer.level.value = 2
         explorer.wait(60)
         assert "division by zero" in words(explorer.status) and 'role="status"' in explorer.status.value
