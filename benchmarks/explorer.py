@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.explorer.app import Explorer
 from iqa_lib.profile import load_profile
 from iqa_lib.training.train import train

@@ -59,7 +59,7 @@ def link_images(folder: Path, number: int) -> None:
 
 def report(options: argparse.Namespace) -> None:
     from iqa_lib import machine
-    from iqa_lib.data.crops import load_images
+    from iqa_lib.data.images import load_images
     from iqa_lib.profile import Profile
     from iqa_lib.study.complexity import noise_images
     from iqa_lib.training.runs import Run

@@ -16,7 +16,7 @@ import pandas as pd
 from brisque import BRISQUE
 
 from iqa_lib import metrics
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.progress import Progress
 from iqa_lib.scoring.score import load_scorer, score_all
 from iqa_lib.training.evaluate import laplacian_variance

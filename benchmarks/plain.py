@@ -48,7 +48,7 @@ def main() -> None:
 
 def compare(options: argparse.Namespace) -> None:
     from iqa_lib import machine
-    from iqa_lib.data.crops import load_images
+    from iqa_lib.data.images import load_images
     from iqa_lib.profile import Profile
     from iqa_lib.training.evaluate import predict
     from iqa_lib.training.train import FrozenBatches, ImageBatches, Loop, train_epoch, training_crops

@@ -84,7 +84,7 @@ def write_images(folder: Path, number: int) -> None:
 
 
 def measure(labels: str) -> dict[str, float]:
-    from iqa_lib.data.crops import load_images
+    from iqa_lib.data.images import load_images
     from iqa_lib.profile import Profile
 
     settings = Profile(profile="benchmark", dataset=labels, backbone=BACKBONE, resolution=384)

@@ -30,7 +30,8 @@ from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_images
 
-from iqa_lib.data.crops import WorkingSize, grid, read_image
+from iqa_lib.data.crops import grid
+from iqa_lib.data.decode import WorkingSize, read_image
 from iqa_lib.scoring import score as scoring
 from iqa_lib.training.evaluate import EVALUATION_BATCH
 

@@ -178,7 +178,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from iqa_lib.data.crops import WorkingSize
+    from iqa_lib.data.decode import WorkingSize
     from iqa_lib.models.export import export_model
     from iqa_lib.scoring import score as scoring
 
@@ -249,11 +249,11 @@ def _train(options: argparse.Namespace) -> int:
         from iqa_lib.study.cluster import train_on_ray
 
         train_on_ray(settings, names, options.run)
-    from iqa_lib.metrics import told
+    from iqa_lib.metrics import in_words
 
     for name in names:
         for label, runs in experiments.results(settings, name, options.run).items():
-            scores = ", ".join(told(run.srcc, ".4f") for run in runs)
+            scores = ", ".join(in_words(run.srcc, ".4f") for run in runs)
             print(f"{name}: {label}: test SRCC {scores}")
     from accelerate import PartialState
 
@@ -344,7 +344,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         _check: "read all labels and open every image: one report of all faults (exit code 1 if there are any)",
         _prepare: "decode to the profile's resolution, into data/cache; verify what is there already",
         _download: "fetch and unpack, where there is a public address",
-        _scores: "compute the embedded datasets' scores anew, compare them with the package's (exit code 1 if any differ)",
+        _scores: "compute the embedded datasets' scores again, compare them with the package's (exit code 1 if any differ)",
     }.items():
         action = actions.add_parser(act.__name__[1:], help=text, description=text)
         action.set_defaults(act=act)
@@ -401,7 +401,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    from iqa_lib.data.crops import load_images
+    from iqa_lib.data.images import load_images
 
     images = load_images(settings, options.name, options.name in settings.test_datasets, verify=True)
     print(

@@ -1,4 +1,4 @@
-"""Errors a person can act on: each says what was wrong, where, and how to mend it."""
+"""Errors a person can act on: each says what was wrong, where, and what to do about it."""
 
 
 class WorkbookError(Exception):

@@ -84,7 +84,7 @@ def autocast(precision: str, on: torch.device) -> torch.autocast:
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 NEVER = -1
 KEEPING = {TRIM_THRESHOLD: NEVER, MMAP_MAX: 0}
-# What glibc comes to by itself where large blocks are freed; once told otherwise it has to be told this, too.
+# What glibc comes to by itself where large blocks are freed; once one option is set, the others have to be set, too.
 USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65_536}
 
 
@@ -92,8 +92,8 @@ USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65_536}
 def freed_memory_kept() -> Iterator[None]:
     """What is freed in here stays with the process until the end: a step finds the memory of the one before it.
 
-    Getting gigabytes from Linux anew in every step took a tenth of training on a CPU in bf16, a fifth in float32.
-    Without glibc, or where the environment already tells its malloc something, nothing is changed.
+    Getting gigabytes from Linux in every step took 10 % of training on a CPU in bf16, 20 % in float32.
+    Without glibc, or where the environment already sets options of malloc, nothing is changed.
     """
     if platform.libc_ver()[0] != "glibc" or _told_otherwise():
         yield

@@ -78,7 +78,7 @@ def _kendall_of_two(x: np.ndarray, y: np.ndarray) -> float:
 _kendall = np.vectorize(_kendall_of_two, signature="(n),(n)->()", otypes=[float])
 
 
-def told(value: float, form: str = ".3f") -> str:
+def in_words(value: float, form: str = ".3f") -> str:
     """A number for people to read; one that does not exist is called undefined."""
     return UNDEFINED if np.isnan(value) else f"{value:{form}}"
 

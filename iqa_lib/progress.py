@@ -15,7 +15,7 @@ BATCH_FILE = "IQA_PROGRESS_FILE"  # set by the runner: where a batch notebook sa
 
 
 class Progress(tqdm):
-    """tqdm that also tells the runner: ``description``, ``fraction`` (0–1) and ``seconds_left``."""
+    """tqdm that also reports to the runner: ``description``, ``fraction`` (0–1) and ``seconds_left``."""
 
     def __init__(self, iterable: Iterable, desc: str, total: int | None = None):
         self._file = os.environ.get(BATCH_FILE)

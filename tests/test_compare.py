@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from iqa_lib import metrics
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.profile import load_profile
 from iqa_lib.study import experiments, tables
 from iqa_lib.study import published as compare

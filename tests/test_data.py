@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_lib.data import offline
+from iqa_lib.data import faults, offline
 from iqa_lib.data.catalog import load_table, split_by_reference
-from iqa_lib.data.crops import ImageSet, WorkingSize, decode, grid, load_images, random_crops
+from iqa_lib.data.crops import grid, random_crops
+from iqa_lib.data.decode import WorkingSize, decode
+from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import DataError
 from iqa_lib.profile import load_profile
 
@@ -47,10 +49,10 @@ def test_the_same_seed_gives_the_same_bytes(built_data, tmp_path):
     assert not differing and not missing
 
 
-@pytest.mark.parametrize("kind", offline.CAMERA_FAULTS)
+@pytest.mark.parametrize("kind", faults.CAMERA_FAULTS)
 def test_a_stronger_fault_scores_lower(kind):
     view = offline.cut_view(offline.read_photograph("coffee"), np.random.default_rng(0))
-    images = [offline.CAMERA_FAULTS[kind](view, s, np.random.default_rng(1)) for s in (0.1, 0.5, 1.0)]
+    images = [faults.CAMERA_FAULTS[kind](view, s, np.random.default_rng(1)) for s in (0.1, 0.5, 1.0)]
     scores = offline.surrogate_scores(view, [view, *images])
     assert scores[0] > 99.9
     assert scores == sorted(scores, reverse=True)
@@ -114,7 +116,7 @@ def test_images_are_decoded_once(home, monkeypatch):
 
 
 def test_crops_cut_on_the_device_are_the_same_to_the_bit(monkeypatch):
-    monkeypatch.setattr("iqa_lib.data.crops.COPIED_AT_ONCE", 1000)  # so that the last part is a smaller one
+    monkeypatch.setattr("iqa_lib.data.images.COPIED_AT_ONCE", 1000)  # so that the last part is a smaller one
     sizes = np.array([(40, 50), (64, 33), (32, 32)])
     pixels = np.random.default_rng(0).integers(0, 256, sizes.prod(axis=1).sum() * 3, dtype=np.uint8)
     images = ImageSet(pd.DataFrame({"image": list("abc")}), pixels, sizes, "")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from iqa_lib import paths
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.profile import load_profile
 from iqa_lib.training import evaluate, features
 from iqa_lib.training.evaluate import predict
@@ -233,7 +233,7 @@ def count_of_different_crops(settings, images, besides=None):
 
 def different_crops(settings, images):
     """Those of training, with the seed that they are drawn with, and those of validation and test."""
-    from iqa_lib.training.train import CACHED_EPOCHS, training_crops
+    from iqa_lib.training.batches import CACHED_EPOCHS, training_crops
 
     drawn = training_crops(settings, images, images.rows("train"), np.random.default_rng(CACHED_EPOCHS))
     for split in ("val", "test"):

@@ -24,10 +24,11 @@ from PIL import Image
 from skimage import data as photographs
 
 from iqa_lib import __main__
-from iqa_lib.data import catalog, crops
+from iqa_lib.data import catalog, images
 from iqa_lib.data.check import check
-from iqa_lib.data.crops import decode, load_images
+from iqa_lib.data.decode import decode
 from iqa_lib.data.download import download, unpack
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import DataError
 from iqa_lib.profile import load_profile
 
@@ -268,7 +269,7 @@ def test_the_cache_holds_what_decode_gives_in_the_order_of_the_rows(own, setting
 
 
 def test_many_images_at_once_stay_in_order_and_within_the_memory_allowed(monkeypatch):
-    monkeypatch.setattr(crops, "PIXELS_IN_FLIGHT", 25)
+    monkeypatch.setattr(images, "PIXELS_IN_FLIGHT", 25)
     lock, held, most = threading.Lock(), 0, 0
 
     def work(number):
@@ -280,7 +281,7 @@ def test_many_images_at_once_stay_in_order_and_within_the_memory_allowed(monkeyp
         return number
 
     done = []
-    for number in crops.in_order(work, ((number, 10) for number in range(40))):
+    for number in images.in_order(work, ((number, 10) for number in range(40))):
         done.append(number)
         with lock:
             held -= 10
@@ -288,8 +289,8 @@ def test_many_images_at_once_stay_in_order_and_within_the_memory_allowed(monkeyp
 
 
 def test_too_little_space_is_said_before_anything_is_decoded(own, settings, monkeypatch):
-    monkeypatch.setattr(crops.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr(crops, "read_image", pytest.fail)
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(images, "read_image", pytest.fail)
     with pytest.raises(
         DataError, match=r"needs .* are free \([\d,]+ and 1,000 bytes\). Make room, or set IQA_HOME"
     ):
@@ -298,7 +299,7 @@ def test_too_little_space_is_said_before_anything_is_decoded(own, settings, monk
 
 def test_the_space_asked_for_is_the_space_taken(own, settings, home, monkeypatch):
     asked = []
-    monkeypatch.setattr(crops, "require_space", lambda folder, needed, what: asked.append(needed))
+    monkeypatch.setattr(images, "require_space", lambda folder, needed, what: asked.append(needed))
     load_images(settings)
     assert asked == [(cache_of(home) / "pixels.u8").stat().st_size]
 
@@ -324,11 +325,11 @@ def test_a_damaged_cache_is_told_and_rebuilt(own, settings, home, capsys, damage
 
 SLOWLY = """
 import sys, time
-from iqa_lib.data import crops
+from iqa_lib.data import images
 from iqa_lib.profile import load_profile
-quickly = crops.read_image
-crops.read_image = lambda *a: (time.sleep(0.1), quickly(*a))[1]
-crops.load_images(load_profile("smoke", dataset="many/labels.csv"))
+quickly = images.read_image
+images.read_image = lambda *a: (time.sleep(0.1), quickly(*a))[1]
+images.load_images(load_profile("smoke", dataset="many/labels.csv"))
 """
 
 
@@ -353,19 +354,19 @@ def test_a_killed_prepare_goes_on_and_ends_in_the_same_bytes(home, picture, monk
         file.write(b"72,96,1")  # half a line
 
     count = 0
-    original = crops.read_image
+    original = images.read_image
 
     def counted(*arguments):
         nonlocal count
         count += 1
         return original(*arguments)
 
-    monkeypatch.setattr(crops, "read_image", counted)
+    monkeypatch.setattr(images, "read_image", counted)
     settings = load_profile("smoke", dataset="many/labels.csv")
     resumed = load_images(settings, verify=True)
     assert count == 40 - done
     bytes_resumed = (cache_of(home) / "pixels.u8").read_bytes()
-    crops.shutil.rmtree(home / "data" / "cache")
+    images.shutil.rmtree(home / "data" / "cache")
     undisturbed = load_images(settings)
     assert (cache_of(home) / "pixels.u8").read_bytes() == bytes_resumed
     assert undisturbed.fingerprint == resumed.fingerprint
@@ -617,7 +618,7 @@ def test_the_licence_is_shown_and_asked_for_once(hub, home, monkeypatch):
         download("biq2021", lambda text: shown.append(text))
     assert hub.ranges == [] and catalog.CATALOG["biq2021"].licence in shown[0] and "cite" in shown[0]
     folder = download("biq2021", agree)
-    crops.shutil.rmtree(folder.parent)
+    images.shutil.rmtree(folder.parent)
     assert download("biq2021", pytest.fail) == folder
 
 
@@ -691,7 +692,7 @@ def test_what_cannot_be_had_is_said_and_the_command_may_be_repeated(hub, monkeyp
 
 
 def test_space_is_checked_before_a_download(hub, monkeypatch):
-    monkeypatch.setattr(crops.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(DataError, match=r"needs .* GB"):
         download("biq2021", agree)
     assert hub.ranges == []

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from iqa_lib.data import offline
+from iqa_lib.data import faults, offline, scenes
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.errors import DataError
 
@@ -105,7 +105,7 @@ def test_a_whole_dataset_is_of_some_hundred_images_that_spread_over_the_scale(wh
 
 CAMERA, RENDERER = (
     partial(offline._with_some, distort, 5)
-    for distort in (offline.distort_like_a_camera, offline.distort_like_a_renderer)
+    for distort in (faults.distort_like_a_camera, faults.distort_like_a_renderer)
 )
 SAMPLE = {  # seed, source, view and the reference's variants
     "wild": (0, offline.read_photograph, "coins", 1, CAMERA),
@@ -210,7 +210,7 @@ def test_a_scene_repeats_and_differs_from_the_next():
     assert (first != other).mean() > 0.5
 
 
-@pytest.mark.parametrize("texture", dict.fromkeys(offline.TEXTURES), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("texture", dict.fromkeys(scenes.TEXTURES), ids=lambda f: f.__name__)
 @pytest.mark.parametrize("size", [(40, 40), (57, 90), (960, 720)])
 def test_a_texture_fills_any_leaf_between_its_two_colours(texture, size):
     pattern = texture(size, np.random.default_rng(5))
@@ -219,7 +219,7 @@ def test_a_texture_fills_any_leaf_between_its_two_colours(texture, size):
 
 
 def test_leaves_are_more_the_smaller_they_are_and_of_the_sizes_promised():
-    radii = Counter(np.digitize(offline._leaf_radii(np.random.default_rng(0), 5000), (20, 40, 80, 160, 201)))
+    radii = Counter(np.digitize(scenes._leaf_radii(np.random.default_rng(0), 5000), (20, 40, 80, 160, 201)))
     assert set(radii) == {1, 2, 3, 4}
     # density r^-3: each octave holds a quarter of the one below
     assert radii[1] / radii[2] == pytest.approx(4, rel=0.15)
@@ -229,23 +229,23 @@ def test_leaves_are_more_the_smaller_they_are_and_of_the_sizes_promised():
 # what is done to the images
 
 
-@pytest.mark.parametrize("kind", offline.RENDER_FAULTS)
+@pytest.mark.parametrize("kind", faults.RENDER_FAULTS)
 def test_a_stronger_fault_of_rendering_scores_lower(kind, view):
-    images = [offline.RENDER_FAULTS[kind](view, s, np.random.default_rng(1)) for s in (0.1, 0.5, 1.0)]
+    images = [faults.RENDER_FAULTS[kind](view, s, np.random.default_rng(1)) for s in (0.1, 0.5, 1.0)]
     scores = offline.surrogate_scores(view, [view, *images])
     assert scores == sorted(scores, reverse=True) and scores[0] > 99.9
 
 
-@pytest.mark.parametrize("shot", offline.PHONE_SHOTS)
+@pytest.mark.parametrize("shot", faults.PHONE_SHOTS)
 def test_a_worse_shot_of_a_telephone_scores_lower(shot, view):
-    images = [offline.take_with_a_phone(view, shot, s, np.random.default_rng(1)) for s in (0.1, 0.5, 0.9)]
+    images = [faults.take_with_a_phone(view, shot, s, np.random.default_rng(1)) for s in (0.1, 0.5, 0.9)]
     scores = offline.surrogate_scores(view, [view, *images])
     assert scores == sorted(scores, reverse=True) and scores[0] > 99.9
     assert scores[1] - scores[3] > 15
 
 
 def test_the_telephone_and_the_renderer_are_other_pipelines_than_the_camera():
-    assert not set(offline.CAMERA_FAULTS) & (set(offline.PHONE_SHOTS) | set(offline.RENDER_FAULTS))
+    assert not set(faults.CAMERA_FAULTS) & (set(faults.PHONE_SHOTS) | set(faults.RENDER_FAULTS))
 
 
 def test_the_lab_has_all_distortions_of_kadid(tiny):

@@ -27,8 +27,12 @@ from PIL import Image
 from scipy.io import savemat
 
 from iqa_lib import paths
-from iqa_lib.data import catalog, readers
+from iqa_lib.data import catalog
 from iqa_lib.data.catalog import load_table, locate, read_labels, to_published
+from iqa_lib.data.readers.agiqa import read_agiqa
+from iqa_lib.data.readers.koniq import read_koniq
+from iqa_lib.data.readers.own import read_own
+from iqa_lib.data.readers.tables import VOTES, numbers
 from iqa_lib.errors import DataError
 
 
@@ -83,9 +87,9 @@ def test_both_label_files_of_koniq_say_the_same(tmp_path):
     koniq_sets(tmp_path / "a")
     koniq_distributions(tmp_path / "b")
     a, b = (load_table("koniq10k", data_folder=tmp_path / x) for x in "ab")
-    columns = ["score", "std", *readers.VOTES, "c_total"]
+    columns = ["score", "std", *VOTES, "c_total"]
     np.testing.assert_allclose(a[columns].astype(float), b[columns].astype(float), atol=1e-6)
-    assert a[readers.VOTES].iloc[0].tolist() == [0, 0, 25, 73, 7]
+    assert a[VOTES].iloc[0].tolist() == [0, 0, 25, 73, 7]
     assert a["split"].tolist() == ["train", "test", "val"]
     assert a["std"][0] == pytest.approx(25 * 0.527277894494)
 
@@ -292,10 +296,10 @@ def test_live_in_the_wild_as_published(shared_data):
 
 
 def test_the_labels_of_koniq_as_published(shared_data):
-    table = readers.read_koniq(shared_data / "labels")
+    table = read_koniq(shared_data / "labels")
     assert len(table) == catalog.CATALOG["koniq10k"].images
     assert table["split"].value_counts().to_dict() == {"train": 7058, "val": 1000, "test": 2015}
-    votes = table[readers.VOTES]
+    votes = table[VOTES]
     assert (votes.sum(axis=1) == table["c_total"]).all()
     mean = (votes * [1, 2, 3, 4, 5]).sum(axis=1) / table["c_total"]
     assert mean.corr(table["score"].astype(float), method="spearman") > 0.99
@@ -304,14 +308,14 @@ def test_the_labels_of_koniq_as_published(shared_data):
 
 def test_the_labels_of_agiqa_as_published(shared_data, tmp_path):
     shutil.copy(shared_data / "labels" / "agiqa3k_data.csv", tmp_path / "data.csv")
-    table = readers.read_agiqa(tmp_path)
+    table = read_agiqa(tmp_path)
     assert len(table) == catalog.CATALOG["agiqa3k"].images and table["reference"].nunique() == 300
-    assert readers.numbers(table["score"]).between(0, 5).all()
+    assert numbers(table["score"]).between(0, 5).all()
 
 
 @pytest.mark.parametrize(("name", "count"), [("kadid10k", 10125), ("spaq", 11125)])
 def test_labels_in_a_collectors_form_are_read_as_ones_own(shared_data, name, count):
-    table = readers.read_own(shared_data / "labels" / f"{name}.txt")
+    table = read_own(shared_data / "labels" / f"{name}.txt")
     assert len(table) == count == catalog.CATALOG[name].images
     assert {"image", "score", "distortion"} <= set(table)
 

@@ -53,3 +53,8 @@ def test_the_top_level_has_few_files_and_rooms():
     entries = [entry for entry in HOUSE.iterdir() if entry.name != "__pycache__"]
     assert sum(entry.is_dir() for entry in entries) <= 9
     assert sum(entry.is_file() for entry in entries) <= 8
+
+
+def test_no_file_is_longer_than_a_reader_takes_in():
+    long = {str(f.relative_to(HOUSE)): n for f in HOUSE.rglob("*.py") if (n := len(f.read_text().splitlines())) > 450}
+    assert not long

@@ -21,7 +21,8 @@ from test_manage import BROKEN, broken
 
 import iqa_lib
 from iqa_lib import __main__, machine
-from iqa_lib.data.crops import grid, load_images
+from iqa_lib.data.crops import grid
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import CheckpointError, DataError, RunError
 from iqa_lib.models.smart_iqa import HyperIQA, SmartIQA
 from iqa_lib.profile import load_profile

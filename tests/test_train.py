@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from iqa_lib import machine
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, grid, load_images
+from iqa_lib.data.crops import grid
+from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import RunError
 from iqa_lib.models import smart_iqa
 from iqa_lib.profile import load_profile

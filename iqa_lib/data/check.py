@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from iqa_lib.data import catalog, crops, near_copies
+from iqa_lib.data import catalog, decode, images, near_copies
 from iqa_lib.errors import DataError
 from iqa_lib.profile import DataSettings
 from iqa_lib.progress import Progress
@@ -176,8 +176,8 @@ class _Examined:
 
 def _examine(path: str) -> _Examined:
     try:
-        image = crops.decode_whole(path)
-        with crops.open_image(path) as file:
+        image = decode.decode_whole(path)
+        with decode.open_image(path) as file:
             named = Image.registered_extensions().get(Path(path).suffix.lower())
             remarks = [f"of mode {file.mode}"] if file.mode not in ("RGB", "L") else []
             if named and named != file.format and {named, file.format} != {"JPEG", "MPO"}:
@@ -190,11 +190,11 @@ def _examine(path: str) -> _Examined:
 
 
 def _look_at_images(report: Report, files: list[str], others: list[str]) -> None:
-    costs = [height * width for height, width in crops.read_sizes(files)]
+    costs = [height * width for height, width in images.read_sizes(files)]
     alike, remarks, sizes = defaultdict(list), Counter(), []
-    with crops.quiet_pillow():
+    with decode.quiet_pillow():
         jobs = zip(files, costs, strict=True)
-        work = Progress(crops.in_order(_examine, jobs), desc="opening images", total=len(files))
+        work = Progress(images.in_order(_examine, jobs), desc="opening images", total=len(files))
         for path, found in zip(files, work, strict=True):
             if found.fault:
                 report.faults.append(found.fault)

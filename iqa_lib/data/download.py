@@ -18,7 +18,7 @@ import huggingface_hub
 
 from iqa_lib import paths
 from iqa_lib.data import catalog
-from iqa_lib.data.crops import require_space, sha256_of
+from iqa_lib.data.images import require_space, sha256_of
 from iqa_lib.errors import DataError
 from iqa_lib.progress import Progress
 

@@ -24,19 +24,22 @@ from typing import NamedTuple
 import joblib
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
-from skimage import color, restoration
+from PIL import Image
 
 from iqa_lib import paths
 from iqa_lib.data import distortions as d
+from iqa_lib.data.faults import (
+    PHONE_SHOTS,
+    VIEW,
+    distort_like_a_camera,
+    distort_like_a_renderer,
+    take_with_a_phone,
+)
+from iqa_lib.data.scenes import compose_scene, part_of_one, shaded_texture
 from iqa_lib.errors import DataError
 from iqa_lib.progress import Progress
 
-VIEW = (384, 288)  # width and height in px of every image
 VIEWS = 4  # parts of a photograph, each at a scale and place of its own
-KINDS_AT_ONCE = {1: 0.5, 2: 0.35, 3: 0.15}  # how many faults, and how often
-SCENE = (960, 720)  # width and height in px of a composed scene
 
 # Every part has natural colour photographs; fixed before the first training. (skimage unless marked)
 PHOTOGRAPHS = {
@@ -91,7 +94,7 @@ def build_phone(
     seed: int = 1,
     shipped: bool = True,
 ) -> pd.DataFrame:
-    """Write ``offline-phone``: a telephone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
+    """Write ``offline-phone``: a smartphone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
     variants = functools.partial(_phone_shots, per_shot)
     return build_views(
         folder, {"test": photographs}, views, read_photograph, [variants], seed, _known(shipped)
@@ -152,7 +155,7 @@ def build_views(
     """Views of each split's sources and their variants; a view's ``parts`` are made in parallel.
 
     Args:
-        known: scores by `address_of` the pixels; what is not among them is computed, and how many, told.
+        known: scores by `address_of` the pixels; what is not among them is computed, and their number printed.
 
     Returns:
         The labels that it wrote, and the images' addresses as ``pixels``.
@@ -353,120 +356,7 @@ def _photograph_or_scene(name: str) -> np.ndarray:
 @functools.lru_cache(maxsize=2)
 def _rendered_scene(name: str) -> np.ndarray:
     rng = np.random.default_rng([int(name.removeprefix("render-")), zlib.crc32(b"render")])
-    return compose_scene(_shaded_texture, rng)
-
-
-def compose_scene(
-    filling: Callable[[tuple[int, int], np.random.Generator], np.ndarray],
-    rng: np.random.Generator,
-    leaves: int = 300,
-) -> np.ndarray:
-    """A dead-leaves scene: overlapping shapes, each filled by ``filling((width, height), rng)``, 960 x 720.
-
-    Sizes follow the power law that gives such scenes the scale invariance of natural images (Lee, Mumford and
-    Huang, IJCV 2001).
-    """
-    scene = Image.fromarray(filling(SCENE, rng))
-    for radius in sorted(_leaf_radii(rng, leaves), reverse=True):
-        leaf = Image.new("L", (4 * radius, 4 * radius))
-        corners = rng.integers(3, 9)
-        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
-        outline = [(2 * radius * (1 + np.cos(a)), 2 * radius * (1 + np.sin(a))) for a in angles]
-        if rng.random() < 0.5:
-            ImageDraw.Draw(leaf).ellipse((0, 0, 4 * radius - 1, 4 * radius - 1), fill=255)
-        else:
-            ImageDraw.Draw(leaf).polygon(outline, fill=255)
-        mask = leaf.resize((2 * radius, 2 * radius), Image.Resampling.LANCZOS)  # smooth edges
-        place = (int(rng.integers(-radius, SCENE[0])), int(rng.integers(-radius, SCENE[1])))
-        scene.paste(Image.fromarray(filling(mask.size, rng)), place, mask)
-    return np.asarray(scene)
-
-
-def _leaf_radii(rng: np.random.Generator, count: int, smallest: int = 20, largest: int = 200) -> list[int]:
-    """Radii with density r^-3 between the two, by inverting its distribution."""
-    u = rng.uniform(0, 1, count)
-    return np.round((smallest**-2 - u * (smallest**-2 - largest**-2)) ** -0.5).astype(int).tolist()
-
-
-def part_of_one(photographs: list[np.ndarray], size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A part of a random photograph at its own sharpness, mirrored where it is too small, or turned."""
-    pixels = photographs[rng.integers(len(photographs))]
-    pixels = np.rot90(pixels, int(rng.integers(4)))
-    short = [max(0, want - have) for want, have in zip(size[::-1], pixels.shape[:2], strict=True)]
-    if any(short):
-        pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
-    y = rng.integers(0, pixels.shape[0] - size[1] + 1)
-    x = rng.integers(0, pixels.shape[1] - size[0] + 1)
-    return np.ascontiguousarray(pixels[y : y + size[1], x : x + size[0]])
-
-
-def _shaded_texture(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A generated texture between two colours, lit from a random side."""
-    kind = TEXTURES[rng.integers(len(TEXTURES))]
-    colours = color.hsv2rgb(rng.uniform((0, 0, 0.1), (1, 0.7, 1), (2, 3)))
-    texture = kind(size, rng)[..., None] * (colours[1] - colours[0]) + colours[0]
-    light = 1 + rng.uniform(0, 0.35) * _ramp(size, rng.uniform(0, 2 * np.pi))
-    return d.to_uint8(texture * light[..., None])
-
-
-def _ramp(size: tuple[int, int], angle: float) -> np.ndarray:
-    """A plane through 0 at the middle, -1 to 1 along its longer direction, height x width."""
-    x, y = (np.linspace(-1, 1, side) for side in size)
-    plane = np.cos(angle) * x + np.sin(angle) * y[:, None]
-    return plane / np.abs(plane).max()
-
-
-def _cloud(size, rng):
-    """Noise whose amplitude falls as a power of frequency, stone to mist."""
-    fy, fx = np.fft.fftfreq(size[1])[:, None], np.fft.rfftfreq(size[0])
-    frequency = np.maximum(np.hypot(fx, fy), 1 / max(size))
-    spectrum = np.fft.rfft2(rng.standard_normal(size[::-1])) * frequency ** -rng.uniform(0.6, 2)
-    noise = np.fft.irfft2(spectrum, s=size[::-1])
-    return np.clip(0.5 + 0.2 * (noise - noise.mean()) / noise.std(), 0, 1)
-
-
-def _gradient(size, rng):
-    return (1 + _ramp(size, rng.uniform(0, 2 * np.pi))) / 2
-
-
-def _stripes(size, rng):
-    """Parallel waves, soft to hard-edged, a period of 6 to 40 px."""
-    x, y = np.arange(size[0]), np.arange(size[1])[:, None]
-    angle, period = rng.uniform(0, np.pi), rng.uniform(6, 40)
-    wave = np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / period)
-    return np.clip(0.5 + rng.uniform(0.5, 3) * wave, 0, 1)
-
-
-def _tiles(size, rng):
-    """A wall of square tiles of differing brightness between joints."""
-    side = int(rng.integers(12, 48))
-    y, x = np.indices(size[::-1])
-    brightness = rng.uniform(0.3, 1, (size[1] // side + 1, size[0] // side + 1))
-    joint = np.minimum(x % side, y % side) < max(side // 12, 1)
-    return np.where(joint, 0, brightness[y // side, x // side])
-
-
-def _cells(size, rng):
-    """Nearest-point (Voronoi) cells of differing brightness, like cracked ground or scales."""
-    count = max(4, size[0] * size[1] // int(rng.integers(200, 2000)))
-    seeds = np.ones(size[::-1], bool)
-    at = rng.integers(0, size[1], count), rng.integers(0, size[0], count)
-    seeds[at] = False
-    distance, (ny, nx) = ndimage.distance_transform_edt(seeds, return_indices=True)
-    return rng.uniform(0.2, 1, size[::-1])[ny, nx] * (1 - 0.6 * distance / max(distance.max(), 1))
-
-
-def _writing(size, rng):
-    """Lines of random letters."""
-    page = Image.new("L", size)
-    height = int(rng.integers(9, 26))
-    font, letters = ImageFont.load_default(height), np.array(list("abcdefghijklmnopqrstuvwxyz    "))
-    for top in range(0, size[1], round(1.3 * height)):
-        ImageDraw.Draw(page).text((0, top), "".join(rng.choice(letters, size[0] // 3)), 255, font)
-    return np.asarray(page) / 255
-
-
-TEXTURES = (_cloud, _cloud, _gradient, _stripes, _tiles, _cells, _writing)
+    return compose_scene(shaded_texture, rng)
 
 
 def cut_view(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -478,182 +368,6 @@ def cut_view(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     x, y = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
     part = Image.fromarray(photograph[y : y + h, x : x + w])
     return np.asarray(part.resize(VIEW, Image.Resampling.LANCZOS))
-
-
-# --- faults: functions of image, severity 0-1 and generator -----------------------------------------------
-
-
-def distort_like_a_camera(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list]:
-    """One to three of `CAMERA_FAULTS`, in their order; returns the image and (kind, severity 0-1) of each."""
-    return _apply_some(CAMERA_FAULTS, image, rng)
-
-
-def distort_like_a_renderer(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list]:
-    """One to three of `RENDER_FAULTS`, otherwise as `distort_like_a_camera`."""
-    return _apply_some(RENDER_FAULTS, image, rng)
-
-
-def _apply_some(faults, image, rng):
-    count = rng.choice(list(KINDS_AT_ONCE), p=list(KINDS_AT_ONCE.values()))
-    chosen = sorted(rng.choice(len(faults), size=count, replace=False))
-    applied = []
-    for kind in (list(faults)[i] for i in chosen):
-        severity = rng.uniform(0, 1)
-        image = faults[kind](image, severity, rng)
-        applied.append((kind, severity))
-    return image, applied
-
-
-def _between(mild: float, severe: float, severity: float) -> float:
-    """Geometric: equal steps of severity look about equally large."""
-    return mild * (severe / mild) ** severity
-
-
-def _exposure(image, severity, rng):
-    change = d.brighten if rng.random() < 0.5 else d.darken
-    return change(image, _between(0.05, 0.8, severity))
-
-
-def _colour_cast(image, severity, rng):
-    gains = 1 + _between(0.03, 0.4, severity) * rng.uniform(0.5, 1) * np.array([1, 0, -1]) * rng.choice(
-        [-1, 1]
-    )
-    return np.clip(np.round(image * gains), 0, 255).astype(np.uint8)
-
-
-def _resample(image, factor, down, up):
-    """Reduce by ``factor`` and enlarge again, by two of Pillow's methods."""
-    small = (max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor)))
-    return np.asarray(Image.fromarray(image).resize(small, down).resize(image.shape[1::-1], up))
-
-
-NEAREST, BOX, BILINEAR, BICUBIC = (Image.Resampling[n] for n in ("NEAREST", "BOX", "BILINEAR", "BICUBIC"))
-
-CAMERA_FAULTS = {
-    "defocus": lambda image, s, rng: d.lens_blur(image, _between(0.6, 6, s)),
-    "motion-blur": lambda image, s, rng: d.motion_blur(image, _between(2, 20, s), rng.uniform(0, 180)),
-    "exposure": _exposure,
-    "contrast": lambda image, s, rng: d.change_contrast(image, -_between(0.08, 0.6, s)),
-    "colour-cast": _colour_cast,
-    "noise": lambda image, s, rng: d.white_noise(image, _between(0.0004, 0.02, s), rng),
-    "resampling": lambda image, s, rng: _resample(image, _between(1.3, 6, s), BILINEAR, BICUBIC),
-    "jpeg2000": lambda image, s, rng: d.jpeg2000(image, _between(12, 250, s)),
-    "jpeg": lambda image, s, rng: d.jpeg(image, _between(70, 5, s)),
-}
-
-
-def _sensor_noise(image, severity, rng):
-    """Shot and read noise in linear light, as if exposed too little, in blotches as demosaicing leaves them."""
-    linear = (image / 255.0) ** 2.2
-    photons = _between(2000, 25, severity)  # of a white pixel
-    noise = rng.standard_normal(image.shape) * np.sqrt(linear / photons + (3 / photons) ** 2)
-    noisy = linear + ndimage.gaussian_filter(noise, (0.6, 0.6, 0)) * 1.5
-    return d.to_uint8(np.clip(noisy, 0, 1) ** (1 / 2.2))
-
-
-def _smear(image, severity, rng):
-    """Denoise by total variation (Chambolle 2004), colour most: fine texture turns to paint."""
-    lab = color.rgb2lab(image)
-    weight = _between(0.5, 12, severity)
-    lab[..., 0] = restoration.denoise_tv_chambolle(lab[..., 0], weight, max_num_iter=40)
-    lab[..., 1:] = ndimage.gaussian_filter(lab[..., 1:], (weight / 3, weight / 3, 0), mode="nearest")
-    return d.to_uint8(d.lab_to_unit(lab))
-
-
-def _tone_map(image, severity, rng):
-    """Flatten the coarse light and lift detail and colour, as "HDR" does; halos stand along dark outlines."""
-    lab = color.rgb2lab(image)
-    coarse = ndimage.gaussian_filter(lab[..., 0], 12, mode="nearest")
-    detail = lab[..., 0] - coarse
-    flat = coarse + _between(0.05, 0.7, severity) * (60 - coarse)
-    lab[..., 0] = np.clip(flat + (1 + _between(0.1, 1, severity)) * detail, 0, 100)
-    lab[..., 1:] *= 1 + _between(0.05, 0.8, severity)
-    return d.to_uint8(d.lab_to_unit(lab))
-
-
-def _halo_sharpen(image, severity, rng):
-    """Unsharp masking at 1.2 px, the narrow bright and dark outlines of a telephone."""
-    unit = image / 255.0
-    blurred = ndimage.gaussian_filter(unit, (1.2, 1.2, 0), mode="nearest")
-    return d.to_uint8(unit + _between(0.15, 3, severity) * (unit - blurred))
-
-
-def _compress(image, severity, rng):
-    return d.jpeg(image, _between(85, 10, severity))
-
-
-def _shake(image, severity, rng):
-    return d.motion_blur(image, _between(1.2, 7, severity), rng.uniform(0, 180))
-
-
-def _digital_zoom(image, severity, rng):
-    return _resample(image, _between(1.2, 4, severity), BILINEAR, BICUBIC)
-
-
-def _forward(image, severity, rng):
-    """As a messenger passes it on: reduced, compressed hard, enlarged with its blocks."""
-    factor = _between(1.05, 2.5, severity)
-    small = Image.fromarray(image).resize([round(side / factor) for side in VIEW], BILINEAR)
-    sent = d.jpeg(np.asarray(small), _between(80, 8, severity))
-    return np.asarray(Image.fromarray(sent).resize(VIEW, BILINEAR))
-
-
-# What a telephone does to a picture, in order, by the kind of shot.
-PHONE_SHOTS = {
-    "daylight": (_tone_map, _halo_sharpen, _compress),
-    "low-light": (_shake, _sensor_noise, _smear, _halo_sharpen, _compress),
-    "digital-zoom": (_digital_zoom, _smear, _halo_sharpen, _compress),
-    "messenger": (_halo_sharpen, _forward),
-}
-
-
-def take_with_a_phone(image: np.ndarray, shot: str, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """All steps of one of `PHONE_SHOTS`, each about as strong as ``severity`` (0-1) says."""
-    for step in PHONE_SHOTS[shot]:
-        image = step(image, np.clip(severity + rng.uniform(-0.15, 0.15), 0, 1), rng)
-    return image
-
-
-def _colour_drift(image, severity, rng):
-    """Turn all hues and the grey point, as a wrong colour space or white point does."""
-    lab = color.rgb2lab(image)
-    angle = np.radians(_between(6, 80, severity)) * rng.choice([-1, 1])
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    lab[..., 1:] = lab[..., 1:] @ turn + _between(1, 12, severity) * turn[0]
-    return d.to_uint8(d.lab_to_unit(lab))
-
-
-def _melt(image, severity, rng):
-    """Warp smoothly by a few px, as image generators deform what should be straight."""
-    shifts = ndimage.gaussian_filter(rng.standard_normal((2, *image.shape[:2])), (0, 8, 8))
-    places = np.indices(image.shape[:2]) + _between(0.4, 6, severity) * shifts / shifts.std()
-    channels = [ndimage.map_coordinates(image[..., c], places, order=1, mode="nearest") for c in range(3)]
-    return np.stack(channels, axis=-1)
-
-
-def _few_samples(image, severity, rng):
-    """The grain of a path tracer stopped too soon, and its fireflies: single pixels far too bright."""
-    grainy = d.multiplicative_noise(image, _between(0.003, 0.15, severity), rng)
-    fireflies = rng.random(image.shape[:2]) < _between(0.0002, 0.01, severity)
-    grainy[fireflies] = 255
-    return grainy
-
-
-# What goes wrong in rendering, generating and delivering, in that order.
-RENDER_FAULTS = {
-    "melting": _melt,
-    "few-samples": _few_samples,
-    "aliasing": lambda image, s, rng: _resample(image, _between(1.2, 4, s), NEAREST, BILINEAR),
-    "blocky-upscaling": lambda image, s, rng: _resample(image, _between(1.4, 7, s), BOX, NEAREST),
-    "oversharpening": lambda image, s, rng: d.sharpen(image, _between(0.5, 10, s)),
-    "colour-drift": _colour_drift,
-    "oversaturation": lambda image, s, rng: d.saturate_lab(image, _between(1.3, 5, s)),
-    "banding": lambda image, s, rng: d.quantize(image, _between(24, 4, s)),
-    "streaming": lambda image, s, rng: d.recompress(image, "WEBP", quality=round(_between(60, 1, s))),
-}
-
-
-# --- scores -----------------------------------------------------------------------------------------------
 
 
 def surrogate_scores(reference: np.ndarray, images: list[np.ndarray]) -> list[float]:

@@ -18,8 +18,8 @@ import pandas as pd
 from PIL import Image
 
 from iqa_lib import paths
-from iqa_lib.data import distortions, offline
-from iqa_lib.data.crops import quiet_pillow
+from iqa_lib.data import distortions, faults, offline, scenes
+from iqa_lib.data.decode import quiet_pillow
 from iqa_lib.data.offline import Variant
 from iqa_lib.errors import DataError
 
@@ -116,23 +116,23 @@ def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
     ]
     names += offline.PHOTOGRAPHS["train"].split()
     chosen = [_open(wallpapers, name) for name in rng.choice(names, 6, replace=False)]
-    return offline.compose_scene(functools.partial(offline.part_of_one, chosen), rng)
+    return scenes.compose_scene(functools.partial(scenes.part_of_one, chosen), rng)
 
 
 def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
     yield Variant("original", reference, "none", 0.0)
     for number in range(PER_VIEW["camera"]):
-        yield _named(f"camera-{number}", *offline.distort_like_a_camera(reference, rng))
+        yield _named(f"camera-{number}", *faults.distort_like_a_camera(reference, rng))
     for number in range(PER_VIEW["renderer"]):
-        yield _named(f"renderer-{number}", *offline.distort_like_a_renderer(reference, rng))
+        yield _named(f"renderer-{number}", *faults.distort_like_a_renderer(reference, rng))
     for number in range(PER_VIEW["kadid"]):
         kind, level = str(rng.choice(list(distortions.DISTORTIONS))), int(rng.integers(1, 6))
         image = distortions.distort(reference, kind, level, int(rng.integers(2**31)))
         yield Variant(f"kadid-{number}", image, kind, level / 5)
     for number in range(PER_VIEW["phone"]):
-        shot, severity = str(rng.choice(list(offline.PHONE_SHOTS))), rng.uniform()
+        shot, severity = str(rng.choice(list(faults.PHONE_SHOTS))), rng.uniform()
         yield Variant(
-            f"phone-{number}", offline.take_with_a_phone(reference, shot, severity, rng), shot, severity
+            f"phone-{number}", faults.take_with_a_phone(reference, shot, severity, rng), shot, severity
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from iqa_lib.data.crops import decode
+from iqa_lib.data.decode import decode
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.errors import DataError, ImageError
 from iqa_lib.explorer import drawing

@@ -23,8 +23,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iqa_lib.data.catalog import describe
-from iqa_lib.data.crops import ImageSet, load_images
 from iqa_lib.data.distortions import DISTORTIONS
+from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import ExplainError, WorkbookError
 from iqa_lib.explorer import answers, drawing
 from iqa_lib.explorer.answers import Answers, Picture, Request, Score, digest, labelled, read_upload

@@ -281,7 +281,7 @@ def own_weights(name: str) -> dict[str, Tensor]:
 
 
 def weights_fingerprint(name: str, pretrained: bool | str | Path) -> str | None:
-    """Hash of the weights file that a backbone starts from, where its content is not told by its name."""
+    """Hash of the weights file that a backbone starts from, where its name does not say its content."""
     if pretrained is False or (pretrained is True and name not in OWN_SHAPES):
         return None
     file = _own_file(name) if pretrained is True else Path(pretrained)

@@ -94,8 +94,8 @@ def export_model(
         unfinished.unlink(missing_ok=True)
     sizes = {"resolution": resolution, "crop": crop_size}
     resize = PORTRAIT if portrait else KEEPING_ASPECT
-    told = {**sizes, "prepare": PREPARE.format(**sizes, resize=resize.format(**sizes))}
-    onnx.helper.set_model_props(written, {key: str(value) for key, value in told.items()})
+    properties = {**sizes, "prepare": PREPARE.format(**sizes, resize=resize.format(**sizes))}
+    onnx.helper.set_model_props(written, {key: str(value) for key, value in properties.items()})
     paths.write_atomically(path, written.SerializeToString())
     return path
 

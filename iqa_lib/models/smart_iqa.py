@@ -98,7 +98,7 @@ class BlindIQA(nn.Module):
         cls, model: BlindIQA, model_file: str, map_location: str, strict: bool
     ) -> BlindIQA:
         # The hub's own leaves a model at random where tensors are missing.
-        tensors = read_without_running(model_file, mend="Train or save the model again.")
+        tensors = read_without_running(model_file, remedy="Train or save the model again.")
         require_same_tensors(tensors, model.state_dict(), f"'{model_file}'")
         model.load_state_dict(tensors)
         return model.to(map_location).eval()

@@ -19,7 +19,7 @@ DERIVED = (".attn_mask", ".relative_position_index", ".num_batches_tracked")
 NO_CODE = "Save its state dict alone with torch.save(model.state_dict(), path), or as safetensors."
 
 
-def read_without_running(path: str | Path, mend: str = NO_CODE) -> object:
+def read_without_running(path: str | Path, remedy: str = NO_CODE) -> object:
     """What a ``.safetensors`` file or one of ``torch.save`` holds: tensors, plain numbers, texts and containers of them.
 
     Raises:
@@ -35,7 +35,7 @@ def read_without_running(path: str | Path, mend: str = NO_CODE) -> object:
     except Exception as error:  # a damaged pickle or header makes the readers raise anything
         raise CheckpointError(
             f"'{path}' is not a checkpoint that can be read safely: it is damaged or holds more than tensors "
-            f"({_reason(error)}). {mend}"
+            f"({_reason(error)}). {remedy}"
         ) from error
 
 

@@ -28,7 +28,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iqa_lib import machine, paths
-from iqa_lib.data.crops import WorkingSize, grid, quiet_pillow, read_image, read_size
+from iqa_lib.data.crops import grid
+from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
@@ -194,10 +195,10 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
         DataError: a file or folder does not exist, or the one image cannot be read.
     """
     table, single = _score_any(images, load_scorer(model))
-    if told := _faults(table):
+    if faults := _faults(table):
         if single:
-            raise DataError(told)
-        warnings.warn(told, stacklevel=2)
+            raise DataError(faults)
+        warnings.warn(faults, stacklevel=2)
     return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
 
 
@@ -382,8 +383,8 @@ class Metric(nn.Module):
         """
         if not isinstance(images, Tensor):
             table, _ = _score_any(images, self.scorer)
-            if told := _faults(table):
-                raise DataError(told)
+            if faults := _faults(table):
+                raise DataError(faults)
             return torch.tensor(table["score"].to_numpy(np.float32))
         images_N3HW = images[None] if images.ndim == 3 else images
         _require_unit_range(images_N3HW)

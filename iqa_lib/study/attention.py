@@ -7,17 +7,23 @@ ExplainError where the model has no attention. Shape suffixes: S stages (4), N c
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
 
-from iqa_lib.data.crops import ImageSet, grid_crops
+from iqa_lib import metrics
+from iqa_lib.data.crops import grid_crops
+from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import ExplainError
 from iqa_lib.models.hypernet import StageAttention
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
+from iqa_lib.study import statistics
+from iqa_lib.study.experiments import paper
 from iqa_lib.training.evaluate import ALPHAS, predict, predict_crops, stage_batches
 
 NEARLY_ALL = 0.9  # more weight than this on one stage
@@ -93,3 +99,187 @@ def score_with_other_weights(
                 scores[way].append(model.score_stages(pooled, alpha_BS).float().cpu())
     table = pd.DataFrame({way: torch.cat(parts).double().numpy() for way, parts in scores.items()})
     return table.groupby(learned["row"]).mean().loc[rows].reset_index(drop=True)
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def attention_against_score(
+    test: pd.DataFrame, control: pd.DataFrame, groups: np.ndarray | None, resamples: int
+) -> pd.DataFrame:
+    """How the spread of the weights and each stage's weight go with the score, an untrained attention beside.
+
+    ``test`` and ``control`` hold ``score`` and `ALPHAS` of the same images.
+    """
+    lines = []
+    for quantity, weigh in _attention_quantities().items():
+        line = {"quantity": quantity, "mean": weigh(test).mean(), "SD": weigh(test).std()}
+        for prefix, table in (("", test), ("untrained: ", control)):
+            measured = metrics.bootstrap(
+                metrics.srcc, weigh(table), table["score"], groups=groups, resamples=resamples
+            )
+            names = ("SRCC with score", "95 % low", "95 % high")
+            line |= {prefix + name: value for name, value in zip(names, measured, strict=True)}
+        lines.append(line | {"untrained: SD": weigh(control).std()})
+    return pd.DataFrame(lines).round(4)
+
+
+def _attention_quantities() -> dict[str, Callable[[pd.DataFrame], np.ndarray]]:
+    weights = {f"weight of stage {s}": lambda t, c=c: t[c].to_numpy() for s, c in enumerate(ALPHAS, 1)}
+    return {"entropy (bits)": entropy, **weights}
+
+
+def attention_by(test: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """Per group of images: n, mean score, mean weights, mean entropy, share with nearly all on one stage."""
+    data = test.assign(entropy=entropy(test), focused=test[ALPHAS].max(axis=1) > NEARLY_ALL)
+    grouped = data.groupby(by)
+    means = grouped[["score", *ALPHAS, "entropy", "focused"]].mean()
+    means.insert(0, "n", grouped.size())
+    return means.rename(columns={"focused": f"share > {NEARLY_ALL} on one stage"}).round(4).reset_index()
+
+
+def deciles(score: pd.Series) -> pd.Series:
+    """Each image's decile by rank, 1 the lowest scores."""
+    return np.ceil(score.rank(method="first", pct=True) * 10).astype(int).rename("decile of scores")
+
+
+def focused_share(tests: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Share of images with nearly all weight on one stage: all, and by third of the scores; and which stage."""
+    lines = []
+    for name, test in tests.items():
+        focused = test[ALPHAS].max(axis=1) > NEARLY_ALL
+        third = pd.qcut(test["score"].rank(method="first"), 3, labels=["lowest", "middle", "highest"])
+        by_third = {f"{t} third": focused[third == t].mean() for t in third.cat.categories}
+        stage = test.loc[focused, ALPHAS].to_numpy().argmax(axis=1) + 1
+        most = f"stage {np.bincount(stage).argmax()}" if len(stage) else "none"
+        lines.append({"run": name, "all": focused.mean(), **by_third, "mostly on": most, "n": len(test)})
+    return pd.DataFrame(lines).round(4)
+
+
+def attention_stability(crops: pd.DataFrame, tests: list[pd.DataFrame]) -> pd.DataFrame:
+    """How far weights vary between an image's crops, between images, and between training seeds.
+
+    ``crops`` as `stage_weights` gives it; ``tests`` are the same test images, one table per seed.
+    """
+    lines = []
+    for quantity, weigh in _attention_quantities().items():
+        grouped = pd.Series(weigh(crops)).groupby(crops["row"].to_numpy())
+        within, between = grouped.var(ddof=0).mean(), grouped.mean().var(ddof=0)
+        pairs = [metrics.srcc(weigh(a), weigh(b)) for a, b in itertools.combinations(tests, 2)]
+        lines.append(
+            {
+                "quantity": quantity,
+                "SD between crops of an image": within**0.5,
+                "SD between images": between**0.5,
+                "share of variance within images": within / (within + between),
+                "SRCC between seeds (mean of pairs)": np.mean(pairs) if pairs else np.nan,
+                "seeds": len(tests),
+            }
+        )
+    return pd.DataFrame(lines).round(4)
+
+
+def scores_with_other_weights(
+    scores: list[pd.DataFrame], score: np.ndarray, groups: np.ndarray | None, resamples: int
+) -> pd.DataFrame:
+    """SRCC for each way to set the stage weights and its paired difference to the learned ones.
+
+    ``scores`` as `score_with_other_weights` gives them, one table per seed.
+    """
+    learned_SN = _of_all_seeds(scores, "as learned")
+    ways = {way: _of_all_seeds(scores, way) for way in scores[0]}
+    others = [way for way in ways if way != "as learned"]
+    claims = [
+        (
+            w,
+            None,
+            statistics.compare(
+                ways[w], learned_SN, score, groups=groups, resamples=resamples, same_models=True
+            ),
+        )
+        for w in others
+    ]
+    lines = [
+        {
+            "weights": w,
+            "SRCC": metrics.srcc(ways[w], score).mean(),
+            "RMSE": metrics.rmse(ways[w], score).mean(),
+            "n": len(score),
+            "seeds": len(scores),
+        }
+        for w in ways
+    ]
+    differences = statistics.verdict_table(claims, "difference of SRCC").rename(columns={"claim": "weights"})
+    unwanted = ["paper: ΔSRCC", "verdict", "would decide it"]
+    return pd.DataFrame(lines).merge(differences.drop(columns=unwanted), on="weights", how="left").round(4)
+
+
+def _of_all_seeds(tables: list[pd.DataFrame], column: str) -> np.ndarray:
+    return np.stack([table[column].to_numpy() for table in tables])
+
+
+def attention_verdicts(
+    tests: list[pd.DataFrame],
+    controls: list[pd.DataFrame],
+    scores: list[pd.DataFrame],
+    groups: np.ndarray | None,
+    resamples: int,
+) -> pd.DataFrame:
+    """The paper's claims on attention, each as a difference that can be tested on all test images.
+
+    Args:
+        tests, controls: score and weights of the same test images, trained and with the attention as before training;
+            one table per seed.
+        scores: as `score_with_other_weights` gives them, one per seed.
+    """
+    score = tests[0]["score"].to_numpy()
+    stage3_SN = _of_all_seeds(tests, "alpha3")
+    entropy_SN, untrained_SN = (np.stack([entropy(t) for t in found]) for found in (tests, controls))
+    seen = paper("attention_examples").set_index("quality")
+    spread = pd.Series(entropy(seen.set_axis(["mos", "predicted", *ALPHAS], axis=1)), seen.index)
+    learned, constant, shuffled = (
+        _of_all_seeds(scores, way) for way in ("as learned", "mean of all", "shuffled")
+    )
+    almost = f"{NEARLY_ALL:g}"
+    claims = [
+        (
+            f"High quality puts nearly all weight on stage 3: its mean in the best decile, less {almost}",
+            seen.loc["high", "stage3"] - NEARLY_ALL,
+            (stage3_SN, np.full_like(stage3_SN, NEARLY_ALL), _best_decile),
+        ),
+        (
+            "Training spreads the weight of low quality: entropy of the worst decile less that of the best, bits, "
+            "trained less untrained",
+            spread["low"] - spread["high"],
+            (entropy_SN, untrained_SN, lambda x, s: _best_decile(x, -s) - _best_decile(x, s)),
+        ),
+        (
+            "The model uses its attention: SRCC less that with the mean weights for every image",
+            None,
+            (learned, constant, metrics.srcc),
+        ),
+        (
+            "Each image needs its own weights: SRCC less that with another crop's weights",
+            None,
+            (learned, shuffled, metrics.srcc),
+        ),
+    ]
+    compared = [
+        (
+            claim,
+            None,
+            statistics.compare(
+                a, b, score, groups=groups, statistic=statistic, resamples=resamples, same_models=True
+            ),
+        )
+        for claim, _, (a, b, statistic) in claims
+    ]
+    table = statistics.verdict_table(compared, "measured", "paper (3 images)", of_interest=0)
+    published = [size for _, size, _ in claims]
+    return table.assign(**{"paper (3 images)": published}).drop(columns="would decide it").round(4)
+
+
+def _best_decile(value: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Mean of ``value`` over the decile of images with the highest score; the last axis is that of images."""
+    best = score >= np.quantile(score, 0.9, axis=-1, keepdims=True)
+    return (value * best).sum(axis=-1) / best.sum(axis=-1)

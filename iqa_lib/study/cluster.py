@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterable
 
 from iqa_lib import paths
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import DataError, RunError, WorkbookError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
@@ -95,7 +95,7 @@ def _train_there(settings: Profile, data_fingerprint: str) -> tuple[dict[str, by
         images = load_images(settings)
         if images.fingerprint != data_fingerprint:
             raise DataError(
-                f"dataset '{settings.dataset}' differs on {platform.node()}: copy it there anew, in the same form"
+                f"dataset '{settings.dataset}' differs on {platform.node()}: copy it there again, in the same form"
             )
         run = train(settings, images)
     except WorkbookError as error:

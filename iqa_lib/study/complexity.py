@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from iqa_lib import machine
-from iqa_lib.data.crops import ImageSet
+from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import RunError
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import RunError
 from iqa_lib.study import experiments, figures, statistics, tables
 from iqa_lib.study.experiments import EXPERIMENTS, Runs, Variant

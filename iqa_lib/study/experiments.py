@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from iqa_lib.data.catalog import describe
-from iqa_lib.data.crops import ImageSet, load_images
+from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.data.offline import EMBEDDED
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import DataSettings, Profile

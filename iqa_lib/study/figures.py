@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from iqa_lib import metrics
-from iqa_lib.data.crops import ImageSet
 from iqa_lib.data.distortions import DISTORTIONS, Distortion, distort
+from iqa_lib.data.images import ImageSet
 
 COLOURS = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": COLOURS[0], "val": COLOURS[1], "test": COLOURS[2]}
@@ -116,10 +116,12 @@ def rating_noise(sets: dict[str, ImageSet]) -> Figure:
 
 
 def raters_curve(agreement: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """SRCC of the mean of k raters with the others', with the paper's claim for the model where it has one."""
+    """SRCC of the mean of k raters with the others'; dashed: the limit of a perfect model with the whole panel."""
     ax = axes_or_new(ax, 4.6, 3)
     for (name, part), colour in zip(agreement.groupby("dataset", sort=False), COLOURS, strict=False):
-        ax.plot(part["raters"], part["SRCC"], marker="o", ms=4, color=colour, label=name)
+        limits = part["whose"] == "limit of a perfect model"
+        ax.plot(part["raters"][~limits], part["SRCC"][~limits], marker="o", ms=4, color=colour, label=name)
+        ax.axhline(part["SRCC"][limits].item(), color=colour, ls="--", lw=1)
     ax.set(xscale="log", xlabel="raters whose mean is taken", ylabel="SRCC with the other raters")
     ax.set_xticks(ticks := sorted(set(agreement["raters"])), ticks)
     ax.minorticks_off()
@@ -158,7 +160,7 @@ def predicted_against_true(test: pd.DataFrame, score_label: str, ax: Axes | None
     """Predictions of the test images against their scores; the 10 % with the largest errors are marked."""
     ax = _mark_worst(test, test["prediction"], score_label, ax)
     ax.axline((0, 0), slope=1, color="0.5", lw=1, ls="--", label="prediction = score")
-    srcc = metrics.told(metrics.srcc(test["prediction"], test["score"]))
+    srcc = metrics.in_words(metrics.srcc(test["prediction"], test["score"]))
     ax.set(ylabel="predicted score", title=f"n = {len(test)}, SRCC {srcc}")
     ax.legend(fontsize=7.5)
     return ax
@@ -319,7 +321,7 @@ def cross_dataset_heatmap(table: pd.DataFrame, ax: plt.Axes | None = None) -> pl
     """Test SRCC of each method on each dataset; the paper's in brackets where it has one."""
     value = table.pivot(index="variant", columns="dataset", values="SRCC")[table["dataset"].unique()]
     paper = table.pivot(index="variant", columns="dataset", values="paper: SRCC")[value.columns]
-    text = value.map(metrics.told) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
+    text = value.map(metrics.in_words) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
     counts = table.drop_duplicates("dataset").set_index("dataset")["n"]
     ax = ax or plt.subplots(figsize=(COLUMN, 0.55 * len(value) + 1.2))[1]
     scale = {"cmap": "cividis", "vmin": 0, "vmax": 1, "cbar_kws": {"label": "test SRCC"}}

@@ -16,7 +16,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from iqa_lib import metrics, paths
-from iqa_lib.data.crops import ImageSet, WorkingSize, quiet_pillow, read_image
+from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image
+from iqa_lib.data.images import ImageSet
 from iqa_lib.progress import Progress
 from iqa_lib.scoring.score import Scorer
 from iqa_lib.study import attention, maps
@@ -85,7 +86,7 @@ def attention_against_score(
 
 
 def attention_by_group(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Mean stage weights of each group of images, in the order of a table of `tables.attention_by`."""
+    """Mean stage weights of each group of images, in the order of a table of `attention.attention_by`."""
     ax = axes_or_new(ax, 6, 3.8)
     group, share = table.columns[0], table.columns[-1]
     names = [f"{name}  (n = {n})" for name, n in zip(table[group], table["n"], strict=True)]
@@ -109,14 +110,14 @@ def scores_with_other_weights(table: pd.DataFrame, ax: Axes | None = None) -> Ax
     reach = [value - others["95 % low"], others["95 % high"] - value]
     ax.errorbar(value, place, xerr=reach, fmt="o", color=COLOURS[0], capsize=3)
     ax.axvline(0, color="0.5", lw=1, ls="--")
-    srcc = others["SRCC"].map(metrics.told)
+    srcc = others["SRCC"].map(metrics.in_words)
     ax.set_yticks(place, [f"{w}: SRCC {s}" for w, s in zip(others["weights"], srcc, strict=True)])
     ax.invert_yaxis()
     ax.set(
         xlabel="SRCC less that with the learned weights",
         # An interval may reach further than a difference can: it then runs out of the frame.
         xlim=(min(value.min(), -0.1) - 0.2, max(value.max(), 0.1) + 0.2),
-        title=f"other weights than the learned ones (SRCC {metrics.told(learned['SRCC'])}); "
+        title=f"other weights than the learned ones (SRCC {metrics.in_words(learned['SRCC'])}); "
         f"n = {learned['n']}, seeds: {learned['seeds']}",
     )
     return ax

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from iqa_lib.data.crops import ImageSet, grid, grid_crops
+from iqa_lib.data.crops import grid, grid_crops
 from iqa_lib.data.distortions import distort
+from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import ExplainError
 from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import pool_stages
@@ -47,7 +48,7 @@ def examine(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Ex
     Crops overlap; where they do, a map is the mean of theirs, weighted by the distance from a crop's side.
 
     Args:
-        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``; `crops.decode` reads files so.
+        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``; `decode.decode` reads files so.
 
     Raises:
         ExplainError: the image is of another type or too small.
@@ -208,7 +209,7 @@ def _require_image(image_HWC: np.ndarray, crop_size: int) -> None:
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < crop_size:
         raise ExplainError(
             f"Expected an RGB image of uint8, height x width x 3, both at least {crop_size} px; got {dtype} of "
-            f"shape {shape}. iqa_lib.data.crops.decode reads any image file in that form."
+            f"shape {shape}. iqa_lib.data.decode.decode reads any image file in that form."
         )
 
 

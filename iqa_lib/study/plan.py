@@ -16,7 +16,7 @@ from iqa_lib.study import experiments
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import build_model
 
-# FLOP/s that training is assumed to sustain in bf16: a good tenth of a data-centre card's peak
+# FLOP/s that training is assumed to sustain in bf16: a little over 10 % of a data-centre card's peak
 GPU_RATE = 60e12
 FORWARD_AND_BACKWARD = 3  # times the forward pass's arithmetic
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from iqa_lib import metrics
-from iqa_lib.data.crops import ImageSet, grid_crops
+from iqa_lib.data.crops import grid_crops
+from iqa_lib.data.images import ImageSet
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile

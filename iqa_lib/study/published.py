@@ -15,7 +15,7 @@ import filelock
 import torch
 
 from iqa_lib import machine
-from iqa_lib.data.crops import ImageSet
+from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import WeightsError
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress

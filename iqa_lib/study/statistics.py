@@ -119,7 +119,7 @@ class Difference:
         return self.p_of(1)
 
     def detectable(self, family: int = 1) -> float:
-        """The true difference that is found with 80 % power among so many claims, as far as this spread tells."""
+        """The true difference that is found with 80 % power among so many claims, as far as this spread shows."""
         if self.undefined:
             return math.nan
         return max(e * _shift(df, family) if e > ROUNDING else math.nan for e, df in self.spreads())
@@ -282,7 +282,7 @@ def would_decide(
 ) -> str:
     """How many runs or images would find the claimed size, or the smallest of interest, with 80 % power.
 
-    As far as the measured spread tells; normal quantiles, for with so many runs Student's are near them.
+    As far as the measured spread shows; normal quantiles, for with so many runs Student's are near them.
     """
     if not difference.knows_runs:
         return "3 runs each"
@@ -292,7 +292,7 @@ def would_decide(
     of_runs = max((variance for variance, _ in difference.of_runs), default=0.0)
     units = difference.images if difference.groups is None else difference.groups
     what = "images" if difference.groups is None else "references"
-    if not np.isfinite(of_units + of_runs):
+    if not target or not np.isfinite(of_units + of_runs):
         return ""
     ways = []
     if of_runs and wanted > of_units:
@@ -383,7 +383,7 @@ def compare_scores(
     table = pd.DataFrame(lines).round(4)
     for key in ("role", "factor"):
         values = {v.label: getattr(v, key) for v in variants}
-        if len({*values.values()} - {None, "baseline"}) > 1:  # it tells the rows apart
+        if len({*values.values()} - {None, "baseline"}) > 1:  # the rows differ in it
             table.insert(1, key, table["variant"].map(values))
     published = {v.label: v.published for v in variants}
     for title in dict.fromkeys(title for numbers in published.values() for title in numbers):
@@ -439,11 +439,6 @@ def conclude(verdicts: pd.DataFrame) -> str:
             ]
             sentences.append(f"{kind[0].upper()}{kind[1:]}: {'; '.join(numbers)}.")
     return " ".join(sentences)
-
-
-def points_of(runs: Runs) -> dict[str, np.ndarray]:
-    """Each variant's test SRCC, one per seed."""
-    return {label: np.array([run.srcc for run in group]) for label, group in runs.items()}
 
 
 def count_verdicts(*tables: pd.DataFrame) -> str:

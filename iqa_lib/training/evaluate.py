@@ -20,7 +20,8 @@ from torch import Tensor
 
 from iqa_lib import machine, paths
 from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, grid_crops, in_order, page_locked, random_crops
+from iqa_lib.data.crops import grid_crops, random_crops
+from iqa_lib.data.images import ImageSet, in_order, page_locked
 from iqa_lib.models.backbones import weights_fingerprint
 from iqa_lib.models.hypernet import PooledStages, packed_size, pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA

@@ -23,7 +23,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from iqa_lib import machine, metrics, paths
-from iqa_lib.data.crops import ImageSet, load_images, random_crops
+from iqa_lib.data.crops import random_crops
+from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.data.offline import VIEW
 from iqa_lib.data.pictures import PACKAGES_FOLDER, build
 from iqa_lib.models.backbones import Backbone
@@ -65,7 +66,7 @@ class Lessons(nn.Module):
         self.read = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 2 + kinds))
 
     def forward(self, image_BCHW: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """The teacher's maps as this backbone tells them; logits (B, 2 + K) of score, severity and kinds.
+        """The teacher's maps as this backbone predicts them; logits (B, 2 + K) of score, severity and kinds.
 
         ``taught`` are the teacher's maps: those of a hybrid's own convolutions, so it goes on from them.
         """
@@ -156,7 +157,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
             total=len(batches),
         )
         model.train()
-        told: list[dict[str, float]] = []
+        found: list[dict[str, float]] = []
         with machine.freed_memory_kept():
             for batch, cut in zip(batches, bar, strict=False):
                 wanted = targets.of([crop[0] for crop in batch]).to(device)
@@ -166,10 +167,10 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
                 nn.utils.clip_grad_norm_(learning, 1.0)
                 optimizer.step()
                 schedule.step()
-                told.append({lesson: loss.item() for lesson, loss in losses.items()})
-                bar.show(**{lesson: np.mean([t[lesson] for t in told[-20:]]) for lesson in losses})
+                found.append({lesson: loss.item() for lesson, loss in losses.items()})
+                bar.show(**{lesson: np.mean([t[lesson] for t in found[-20:]]) for lesson in losses})
         done.append(
-            {"epoch": epoch, **{lesson: float(np.mean([t[lesson] for t in told])) for lesson in told[0]}}
+            {"epoch": epoch, **{lesson: float(np.mean([t[lesson] for t in found])) for lesson in found[0]}}
             | _validate(model, teacher, images)
         )
         paths.write_atomically(folder / "epochs.jsonl", "".join(json.dumps(row) + "\n" for row in done))
@@ -212,8 +213,10 @@ def _losses(model: Lessons, teacher: Backbone, crops_BCHW: Tensor, wanted: Tenso
         image = teacher.normalize(crops_BCHW).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             taught = teacher(image)
-        told, logits = model(image, taught)
-    apart = [_relative_error(ours.float(), theirs.float()) for ours, theirs in zip(told, taught, strict=True)]
+        found, logits = model(image, taught)
+    apart = [
+        _relative_error(ours.float(), theirs.float()) for ours, theirs in zip(found, taught, strict=True)
+    ]
     guessed = logits[:, :2].sigmoid()
     return {
         "score": F.l1_loss(guessed[:, 0], wanted[:, 0]),

@@ -47,7 +47,7 @@ LEASE = 60.0  # seconds without a sign of life after which a machine's claim to 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Work on a run alone, among all processes and machines that share its folder; whoever waits is told for whom.
+    """Work on a run alone, among all processes and machines that share its folder; whoever waits learns for whom.
 
     A claim whose owner died counts no longer: at once on the same machine, after a minute on another.
 
@@ -290,9 +290,9 @@ def commit() -> str:
     """The checkout's commit, marked where files differ from it."""
     command = ["git", "-C", str(paths.CHECKOUT), "--no-optional-locks", "describe"]
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             [*command, "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
-    return told.stdout.strip()
+    return described.stdout.strip()

@@ -32,29 +32,24 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iqa_lib import machine, metrics, paths
-from iqa_lib.data.augment import jitter_colours
-from iqa_lib.data.crops import ImageSet, load_images, page_locked, random_crops
+from iqa_lib.data.images import ImageSet, load_images, page_locked
 from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
+from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
 from iqa_lib.training.evaluate import (
-    Crop,
     ahead,
-    crop_features,
     evaluation_crops,
     predict,
-    stages_from_cache,
-    stages_of,
 )
 from iqa_lib.training.losses import combined
 from iqa_lib.training.runs import MODEL, STATE, Run, claimed
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
-CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
 LOWER_THE_RATE = (
     "Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
@@ -135,7 +130,10 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
         for half_written in run.folder.glob(".*.tmp"):  # by one that was killed
             half_written.unlink(missing_ok=True)
     if state_file.is_file() and not (run.folder / MODEL).is_file():
-        print(f"{run.folder}: {MODEL}, the best epoch's weights, is gone: training anew.", file=sys.stderr)
+        print(
+            f"{run.folder}: {MODEL}, the best epoch's weights, is gone: training from the beginning.",
+            file=sys.stderr,
+        )
     elif state_file.is_file():
         epochs, best = _resume(loop, state_file)
 
@@ -182,7 +180,7 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
     if not (run.folder / MODEL).is_file():
         raise RunError(
             f"{run.folder}: {MODEL}, the weights of epoch {best['epoch']}, was deleted while this run trained. "
-            f"Run it again: it begins anew."
+            f"Run it again: it starts from the beginning."
         )
     best["parameters"] = sum(p.numel() for p in model.parameters())
     best_model = run.load_model().to(accelerator.device)
@@ -225,59 +223,6 @@ def _average_gradients(model: BlindIQA, accelerator: Accelerator) -> None:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
-
-
-class ImageBatches:
-    """Batches of crops cut from the images, through the backbone in every epoch.
-
-    Attributes:
-        labels: the score of each crop, (N,).
-        names: the image that each crop is of.
-    """
-
-    def __init__(
-        self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int
-    ):
-        self.settings, self.model, self.images, self.crops, self.epoch = settings, model, images, crops, epoch
-        rows = np.array([crop[0] for crop in crops])
-        self.labels, self.names = images.scores(rows), images.table["image"].iloc[rows]
-
-    def read(self, chosen: np.ndarray) -> Tensor:
-        """uint8 (B, 3, H, W), where the images are; for any thread."""
-        cut = self.images.crops([self.crops[i] for i in chosen], self.settings.crop_size)
-        return page_locked(jitter_colours(cut, self.settings.colour_jitter, self.jitter_seeds(chosen)))
-
-    def jitter_seeds(self, chosen: np.ndarray) -> list[tuple[int, ...]]:
-        return [(self.settings.seed, self.epoch, i) for i in chosen]
-
-    def stages(self, cut_BCHW: Tensor) -> PooledStages:
-        return stages_of(self.settings, self.model, cut_BCHW)
-
-
-class FrozenBatches(ImageBatches):
-    """Batches from cached features: the same random crops of every image in each epoch.
-
-    Where no cache can be kept, the frozen backbone computes the same anew.
-    """
-
-    def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray):
-        crops = training_crops(settings, images, rows, np.random.default_rng(CACHED_EPOCHS))
-        super().__init__(settings, model, images, crops, CACHED_EPOCHS)
-        self.features = crop_features(
-            settings, model, images, crops, "training crops", settings.colour_jitter
-        )
-
-    def read(self, chosen: np.ndarray) -> Tensor:
-        return super().read(chosen) if self.features is None else page_locked(self.features[chosen])
-
-    def jitter_seeds(self, chosen: np.ndarray) -> list[tuple[int, ...]]:
-        return [(int(i),) for i in chosen]
-
-    def stages(self, data: Tensor) -> PooledStages:
-        if self.features is not None:
-            return stages_from_cache(data, self.model)
-        with torch.no_grad():
-            return super().stages(data).as_cached()
 
 
 @dataclass
@@ -375,7 +320,7 @@ def _refuse(losses: list[float], batches: list[np.ndarray], crops: ImageBatches,
 def _score(
     settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray, split: str, epoch: int
 ) -> pd.DataFrame:
-    """Predictions of a split (`predict`); refused where weights that have gone astray predict no number."""
+    """Predictions of a split (`predict`); refused where diverged weights predict no number."""
     crops = evaluation_crops(settings, images, rows, epoch)
     scored = predict(settings, model, images, rows, split, crops)
     wrong = ~np.isfinite(scored["prediction"].to_numpy())
@@ -392,14 +337,6 @@ def _score(
 def _agreement(split: str, predicted: pd.Series, score: np.ndarray) -> dict[str, float]:
     functions = (metrics.srcc, metrics.plcc, metrics.rmse)
     return {f"{split}_{f.__name__}": f(predicted, score) for f in functions}
-
-
-def training_crops(
-    settings: RunSettings, images: ImageSet, rows: np.ndarray, rng: np.random.Generator
-) -> list:
-    return random_crops(
-        images, rows, settings.train_crops, settings.crop_size, rng, settings.flip, settings.random_crop
-    )
 
 
 def _optimizer(model: BlindIQA, settings: RunSettings) -> torch.optim.Optimizer:
@@ -435,9 +372,9 @@ def _schedule(settings: RunSettings, optimizer: torch.optim.Optimizer, batches: 
 
 def _resume(loop: Loop, state_file: Path) -> tuple[list[dict], dict]:
     """Bring the loop to where it was interrupted; the epochs so far, and the best of them."""
-    mend = f"Remove the folder {state_file.parent} to train this run from its beginning."
+    remedy = f"Remove the folder {state_file.parent} to train this run from its beginning."
     try:
-        state = read_without_running(state_file, mend)
+        state = read_without_running(state_file, remedy)
     except CheckpointError as error:
         raise RunError(str(error)) from error
     try:
@@ -450,7 +387,7 @@ def _resume(loop: Loop, state_file: Path) -> tuple[list[dict], dict]:
             raise ValueError(f"it counts the epochs {[row['epoch'] for row in epochs]}")
         return epochs, {"srcc": float(best["srcc"]), "epoch": int(best["epoch"])}
     except Exception as error:  # whatever a strange content makes the optimizer raise
-        raise RunError(f"'{state_file}' is not the state of this run ({error}). {mend}") from error
+        raise RunError(f"'{state_file}' is not the state of this run ({error}). {remedy}") from error
 
 
 def _trained_state(model: BlindIQA) -> dict[str, Tensor]:
@@ -470,7 +407,7 @@ def _save_model(model: BlindIQA, folder: Path) -> None:
     with paths.writing_to(folder):
         try:
             model.save_pretrained(unfinished)
-        except SafetensorError as error:  # tells the operating system's error in words
+        except SafetensorError as error:  # gives the operating system's error in words
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else 0, str(error)) from error
         for name in ("config.json", MODEL):

@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from PIL import Image
 
 from iqa_lib import paths
-from iqa_lib.metrics import told
+from iqa_lib.metrics import in_words
 from iqa_lib.paths import read_csv
 from iqa_lib.profile import Profile
 from iqa_lib.study.page import Page
@@ -91,7 +91,7 @@ def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
         "html": page and f"notebooks/{page.name}",
         "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
         "numbers": {
-            k: told(v, ".4g") if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
+            k: in_words(v, ".4g") if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
         },
         "tables": [{**t, **_table(paths.HOME / t["file"])} for t in new["tables"]],
         "figures": [{**f, "png": _embedded(paths.HOME / f["file"])} for f in new["figures"]],

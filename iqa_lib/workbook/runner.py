@@ -23,17 +23,15 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import strip_color
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from iqa_lib import errors, paths
 from iqa_lib.data import catalog
 from iqa_lib.errors import DataError, ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
+from iqa_lib.workbook.console import Board, in_words, say, seconds_left, summarise
 from iqa_lib.workbook.report import read_json, write_report
 
 # ipykernel warns about its TCP sockets at every start, and calls its own shutdown an error now and then.
@@ -80,7 +78,7 @@ class Notebook:
         return self.folder / "state" / f"{self.name}.json"
 
     @property
-    def told(self) -> str:
+    def outcome(self) -> str:
         """The status in words, as the console and the report say it."""
         return f"{self.status} ({self.remark})" if self.remark else self.status
 
@@ -90,7 +88,7 @@ class Notebook:
 
 
 class RunnerEngine(NBClientEngine):
-    """papermill's engine; tells ``on_cell(number, of)`` when a cell starts and ``on_cell()`` when it ends."""
+    """papermill's engine; calls ``on_cell(number, of)`` when a cell starts and ``on_cell()`` when it ends."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, on_cell: Callable[..., None], **options):
@@ -169,19 +167,19 @@ def _run_all(everything, chosen, settings: Profile, parameters, force, console: 
                     notebook.status, notebook.remark = "skipped", "inputs unchanged"
                 else:
                     if not console.is_terminal:
-                        _say(console, f"{notebook.name}: started")
+                        say(console, f"{notebook.name}: started")
                     _execute(notebook, parameters, progress_file, settings.cell_timeout)
                     _store_state(notebook, inputs, settings)
             if not console.is_terminal:
                 took = f" in {notebook.seconds:.0f} s" if notebook.status in ("done", "failed") else ""
-                _say(console, f"{notebook.name}: {notebook.told}{took}")
-                if left := _in_words(seconds_left(selected)):
-                    _say(console, left)
+                say(console, f"{notebook.name}: {notebook.outcome}{took}")
+                if left := in_words(seconds_left(selected)):
+                    say(console, left)
     for notebook in everything:
         if notebook not in selected:
             _recall(notebook)
     report = write_report(everything, settings, _versions())
-    _summarise(selected, report, console)
+    summarise(selected, report, console)
     failures = [n.error["name"] for n in selected if n.error]
     return 0 if not failures else 2 if USER_MISTAKES.issuperset(failures) else 1
 
@@ -238,7 +236,7 @@ def _execute(
     """Run it; afterwards ``status`` is done or failed, the latter with an ``error``."""
 
     def on_cell(number: int | None = None, of: int = 0) -> None:
-        progress_file.unlink(missing_ok=True)  # what an earlier cell told is no longer true
+        progress_file.unlink(missing_ok=True)  # what an earlier cell reported is no longer true
         if number:
             notebook.cell, notebook.cells = number, of
 
@@ -269,8 +267,8 @@ def _execute(
     except DeadKernelError:
         fail(f"cell {notebook.cell}/{notebook.cells}", "DeadKernel", "the kernel died (out of memory?)")
     except CellTimeoutError:
-        told = f"it took more than {cell_timeout} s and was stopped (cell_timeout in the profile)"
-        fail(f"cell {notebook.cell}/{notebook.cells}", "CellTimeout", told)
+        reason = f"it took more than {cell_timeout} s and was stopped (cell_timeout in the profile)"
+        fail(f"cell {notebook.cell}/{notebook.cells}", "CellTimeout", reason)
     except Exception as error:  # whatever else goes wrong, the other notebooks and the report go on
         fail(f"cell {notebook.cell}/{notebook.cells}", type(error).__name__, str(error))
     else:
@@ -315,40 +313,6 @@ def _expect(
             notebook.expected = None if state.get("error") else state.get("seconds")
 
 
-def seconds_left(selected: list[Notebook]) -> float | None:
-    """Of the whole call; None while that is unknown.
-
-    A notebook that never ran here is expected to take its share of the work at the pace of those that this call ran.
-    """
-    ran = [n for n in selected if n.status == "done" and n.share]
-    pace = sum(n.seconds for n in ran) / sum(n.share for n in ran) if ran else None
-    left = 0.0
-    for notebook in selected:
-        if notebook.status not in ("waiting", "running"):
-            continue
-        expected = notebook.expected
-        if expected is None and pace is not None and notebook.share:
-            expected = pace * notebook.share
-        if expected is None:
-            return None
-        elapsed = time.monotonic() - notebook.started if notebook.status == "running" else 0.0
-        left += max(expected - elapsed, 0.0)
-    return left
-
-
-def _in_words(seconds: float | None) -> str:
-    """Empty where there is nothing to say."""
-    if not seconds:
-        return ""
-    minutes = round(seconds / 60)
-    if minutes >= 100:
-        return f"about {minutes / 60:.0f} h left"
-    return f"about {minutes} min left" if minutes else "less than a minute left"
-
-
-# ---- skipping --------------------------------------------------------------------------------------------
-
-
 def _inputs(notebook: Notebook, everything, settings: Profile, parameters, library: str) -> dict[str, Any]:
     """All that a notebook's outcome depends on, but the data: the notebook itself may build those."""
     return {
@@ -357,7 +321,7 @@ def _inputs(notebook: Notebook, everything, settings: Profile, parameters, libra
         "parameters": {name: value for name, value in parameters.items() if name != "cell_timeout"},
         "library": library,
         "versions": _versions(),
-        # A need that ran anew has another time here, in this call or in one since.
+        # A need that ran again has another time here, in this call or in one since.
         "needs": {n.name: read_json(n.state).get("finished") for n in everything if n.name in notebook.needs},
     }
 
@@ -449,54 +413,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-# ---- the console -----------------------------------------------------------------------------------------
-
-
-class Board:
-    """One line per notebook and one of the time left, drawn anew by rich several times a second."""
-
-    def __init__(self, notebooks: list[Notebook], progress_file: Path):
-        self.notebooks, self.progress_file = notebooks, progress_file
-
-    def __rich__(self) -> Group | Table:
-        left = _in_words(seconds_left(self.notebooks))
-        return Group(self._grid(), Text(left)) if left else self._grid()
-
-    def _grid(self) -> Table:
-        grid = Table.grid(padding=(0, 2))
-        for n in self.notebooks:
-            if n.status != "running":
-                took = f"{_clock(n.seconds)}" if n.status in ("done", "failed") else ""
-                grid.add_row(n.name, "", Text(n.told, "red" if n.error else ""), Text(n.headline), took)
-                continue
-            told = read_json(self.progress_file)
-            within = told.get("fraction", 0.0)
-            bar = ProgressBar(total=max(n.cells, 1), completed=max(n.cell - 1, 0) + within, width=24)
-            left = told.get("seconds_left")
-            clock = f"{_clock(left)} left" if left else f"{_clock(time.monotonic() - n.started)} elapsed"
-            cell = f"cell {n.cell}/{n.cells}" if n.cells else "starting"
-            grid.add_row(n.name, bar, cell, Text(told.get("description", "")), clock)
-        return grid
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _summarise(notebooks: list[Notebook], report: Path, console: Console) -> None:
-    table = Table("notebook", "status", "seconds", "headline")
-    for n in notebooks:
-        took = "" if n.seconds is None else f"{n.seconds:.1f}"
-        table.add_row(n.name, Text(n.told, "red" if n.error else ""), took, Text(n.headline))
-    console.print(table)
-    for n in notebooks:
-        if n.error:
-            _say(console, f"{n.name} failed at {n.fault}")
-    _say(console, f"Report: {report}")

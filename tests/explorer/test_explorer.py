@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from iqa_lib import paths
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import ExplainError
 from iqa_lib.explorer import drawing as explorer_drawing
 from iqa_lib.explorer.answers import Cache, labelled

@@ -80,7 +80,8 @@ def test_training(record, homes, options):
 def cache_features():
     from accelerate.utils import set_seed
 
-    from iqa_lib.data.crops import load_images, random_crops
+    from iqa_lib.data.crops import random_crops
+    from iqa_lib.data.images import load_images
     from iqa_lib.training.evaluate import crop_features
     from iqa_lib.training.train import build_model
 
@@ -307,10 +308,10 @@ def some_pictures(home):
 
 
 def prepare_slowly(labels):
-    from iqa_lib.data import crops
+    from iqa_lib.data import images
 
-    quickly = crops._try_decode
-    crops._try_decode = lambda *arguments: (time.sleep(0.1), quickly(*arguments))[1]
+    quickly = images._try_decode
+    images._try_decode = lambda *arguments: (time.sleep(0.1), quickly(*arguments))[1]
     return command("data", "prepare", labels, "--profile", "smoke")
 
 

@@ -92,7 +92,7 @@ FILLS = {
     "the checkpoint": (("training.train.save_state", 3), MB),
     "the weights": (("training.train._save_model", 1), MB),
     "the results": (("training.train._finish", 1), 0),
-    "the decoded images": (("data.crops.in_order", 1), 400_000),
+    "the decoded images": (("data.images.in_order", 1), 400_000),
 }
 
 

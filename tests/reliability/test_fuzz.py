@@ -32,7 +32,7 @@ from scipy.io import savemat
 
 from iqa_lib import SmartIQA, score
 from iqa_lib.__main__ import main
-from iqa_lib.data import catalog, crops, download
+from iqa_lib.data import catalog, decode, download, images
 from iqa_lib.data.download import unpack
 from iqa_lib.errors import WorkbookError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
@@ -233,9 +233,9 @@ IMAGES = {
 
 
 def look_at(path: Path) -> None:
-    image = crops.decode(path, 64, 32)
+    image = decode.decode(path, 64, 32)
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and min(image.shape[:2]) >= 32
-    assert crops.read_size(path) != (0, 0)
+    assert decode.read_size(path) != (0, 0)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -641,7 +641,7 @@ def test_an_archive_that_lies_of_its_size_fills_no_disk(tmp_path, monkeypatch, r
         unpack(tmp_path / "lies.zip", tmp_path / "inside")
     assert not (tmp_path / "inside").exists()
     (tmp_path / "huge.zip").write_bytes(honest.replace(size, (2**32 - 2).to_bytes(4, "little")))
-    monkeypatch.setattr(crops.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**32, 0, 2**31))
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**32, 0, 2**31))
     with pytest.raises(WorkbookError, match=r"needs 4\.29 GB"):
         unpack(tmp_path / "huge.zip", tmp_path / "inside")
     record("archives", "a zip that understates its size, one too large for the disk", 2, "both refused")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iqa_lib import SmartIQA, machine, metrics
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import RunError
 from iqa_lib.profile import load_profile
 from iqa_lib.study import figures, statistics, tables

@@ -40,7 +40,7 @@ def used():
 
 
 def drive_the_explorer():
-    from iqa_lib.data.crops import load_images
+    from iqa_lib.data.images import load_images
     from iqa_lib.explorer.app import Explorer
     from iqa_lib.training.train import train
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from iqa_lib import SmartIQA, load_reference_checkpoint
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import CheckpointError, RunError, WeightsError
 from iqa_lib.models import backbones
 from iqa_lib.models.backbones import Backbone

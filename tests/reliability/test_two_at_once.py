@@ -9,7 +9,7 @@ from elsewhere import bits, command, finish, run_notebooks, said, start, wait_fo
 from test_workbook import Study
 
 from iqa_lib import paths
-from iqa_lib.data.crops import load_images
+from iqa_lib.data.images import load_images
 from iqa_lib.profile import load_profile
 from iqa_lib.training.runs import Run
 

@@ -10,13 +10,14 @@ from torch import nn
 
 from iqa_lib import paths
 from iqa_lib.data import offline
-from iqa_lib.data.crops import decode, load_images
+from iqa_lib.data.decode import decode
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import ExplainError
 from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.study import attention, maps, statistics, tables
+from iqa_lib.study import attention, maps, statistics
 from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.train import build_model, train
@@ -200,7 +201,9 @@ def test_what_a_replacement_costs_is_judged_within_each_model():
     learned = score + noise_SN
     replaced = score + 1.4 * noise_SN
     scores = [pd.DataFrame({"as learned": a, "uniform": b}) for a, b in zip(learned, replaced, strict=True)]
-    uniform = tables.scores_with_other_weights(scores, score, None, 1000).set_index("weights").loc["uniform"]
+    uniform = (
+        attention.scores_with_other_weights(scores, score, None, 1000).set_index("weights").loc["uniform"]
+    )
     together = statistics.compare(replaced, learned, score, groups=None)
     assert uniform["difference of SRCC"] == pytest.approx(together.value, abs=1e-3)
     assert uniform["95 % high"] - uniform["95 % low"] < (together.high - together.low) / 2
@@ -210,12 +213,12 @@ def test_attention_tables_count_what_they_say():
     test = pd.DataFrame(np.eye(4), columns=attention.ALPHAS).assign(score=[10.0, 20, 30, 40])
     test.loc[0, attention.ALPHAS] = 0.25
     np.testing.assert_allclose(attention.entropy(test), [2, 0, 0, 0])
-    by_half = tables.attention_by(test, pd.Series([1, 1, 2, 2], name="half"))
+    by_half = attention.attention_by(test, pd.Series([1, 1, 2, 2], name="half"))
     assert by_half["share > 0.9 on one stage"].tolist() == [0.5, 1]
     assert by_half["entropy"].tolist() == [1, 0]
-    focus = tables.focused_share({"seed 0": test.iloc[1:]}).iloc[0]
+    focus = attention.focused_share({"seed 0": test.iloc[1:]}).iloc[0]
     assert (focus["all"], focus["n"]) == (1, 3)
-    assert list(tables.tenths(pd.Series(np.arange(20)))) == [n // 2 + 1 for n in range(20)]
+    assert list(attention.deciles(pd.Series(np.arange(20)))) == [n // 2 + 1 for n in range(20)]
 
 
 def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
@@ -228,7 +231,7 @@ def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
         noise = rng.normal(0, 20, 200)
         scores = pd.DataFrame({"as learned": score + noise / 2, "mean of all": score + noise})
         scores["shuffled"] = score + 2 * noise
-        verdicts = tables.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
+        verdicts = attention.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
         assert list(verdicts) == [expected, expected, DIRECTION, DIRECTION]
 
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from iqa_lib.profile import load_profile
-from iqa_lib.study import attention, figures, figures_inside, tables
+from iqa_lib.study import attention, figures, figures_inside
 from iqa_lib.study.page import Page
 
 SCORE = np.linspace(5, 95, 20)
@@ -44,7 +44,7 @@ PANELS = {
     "latencies": lambda ax: figures.latencies(COSTS, ax),
     "growth": lambda ax: figures.growth(GROWTH, "images", ax),
     "weights": lambda ax: figures_inside.attention_by_group(
-        tables.attention_by(TEST, (TEST["score"] // 50).rename("half")), ax
+        attention.attention_by(TEST, (TEST["score"] // 50).rename("half")), ax
     ),
     "replaced": lambda ax: figures_inside.scores_with_other_weights(REPLACED, ax),
 }

@@ -159,6 +159,7 @@ def test_what_would_decide_it_decides_it():
     more = math.sqrt(0.004**2 * 1000 / images + 2 * 0.003**2)
     assert more * (1.96 + 0.8416) == pytest.approx(0.014, rel=0.02)
     assert " on " in would_decide(d, 0.005)  # neither alone would do
+    assert would_decide(d, None, of_interest=0) == ""  # no size to look for
 
 
 def test_a_conclusion_says_what_is_decided_with_its_numbers_and_what_is_not():

@@ -1,0 +1,22 @@
+"""BIQ2021."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from iqa_lib.data.readers.files import Layout, file_in
+from iqa_lib.data.readers.tables import columns_of, read_delimited
+
+
+def read_biq(folder: Path) -> pd.DataFrame:
+    parts = []
+    for split in ("train", "test"):
+        path = file_in(folder, f"{split.capitalize()} (Images and MOS).csv")
+        table = columns_of(read_delimited(path), path, image="Image Name", score="MOS")
+        parts.append(table.assign(image="Images/" + table["image"], split=split))
+    return pd.concat(parts)
+
+
+LAYOUTS = (Layout(("Train (Images and MOS).csv", "Test (Images and MOS).csv"), read_biq),)

@@ -1,0 +1,159 @@
+"""Files by name below a folder, and the published arrangements of them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from iqa_lib.errors import DataError
+
+IMAGE_FOLDERS = ("1024x768", "512x384", "images", "testimage")  # likely ones, the larger images first
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published arrangement of files: what it is recognised by, and how it is read."""
+
+    marks: tuple[str, ...]  # files or folders that are there, relative; the case of letters does not count
+    read: Callable[[Path], pd.DataFrame]
+    check: Callable[[Path], bool] = lambda folder: True  # where the marks are names that others use too
+
+    def fits(self, folder: Path) -> bool:
+        listing = Listing(folder)
+        try:
+            return all(listing.find(mark) for mark in self.marks) and self.check(folder)
+        except (OSError, DataError):  # closed to us, or names that differ in case only: not this one
+            return False
+
+
+class Listing:
+    """The files below a folder by name; each directory is listed once, and only when a name needs it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._directories: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """The file or folder of this relative name, in this case or else in the only other case there is.
+
+        Raises:
+            DataError: several files differ from the name, and from one another, in case only.
+        """
+        found = self.root
+        for part in PurePosixPath(name).parts:
+            if _is_there(found / part):
+                found = found / part
+                continue
+            alike = self._names(found).get(_fold(part), [])
+            if len(alike) > 1:
+                raise DataError(
+                    f"'{name}' may be any of {', '.join(alike)} in {found}: rename it as it is listed"
+                )
+            if not alike:
+                return None
+            found = found / alike[0]
+        return found
+
+    def _names(self, directory: Path) -> dict[str, list[str]]:
+        if directory not in self._directories:
+            names: dict[str, list[str]] = {}
+            for entry in directory.iterdir() if directory.is_dir() else ():
+                names.setdefault(_fold(entry.name), []).append(entry.name)
+            self._directories[directory] = names
+        return self._directories[directory]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than any file's
+        return False
+
+
+def _fold(name: str) -> str:
+    # Archives made on a Mac spell accented letters as two characters.
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def subfolders(folder: Path, depth: int) -> list[Path]:
+    """Folders down to ``depth`` levels below, nearest first; no hidden ones, and not the workbook's cache."""
+    try:
+        children = sorted(
+            c for c in folder.iterdir() if c.name[0] != "." and c.name != "cache" and c.is_dir()
+        )
+    except OSError:  # not there, or closed to us
+        return []
+    return children + [s for c in children if depth > 1 for s in subfolders(c, depth - 1)]
+
+
+def place(names: Sequence[str], folder: Path, first: Sequence[str] = ()) -> list[str]:
+    """Label files often name images by another machine's path: find the one change that makes all of them fit.
+
+    Leading folders that every name shares may be left out, and one subfolder of ``folder`` put in front; the same
+    change holds for every name, so two images of one name are never confused. ``first``: subfolders to prefer.
+    """
+    names = [name.replace("\\", "/").removeprefix("./") for name in names]
+    listing = Listing(folder)
+    trial = [name for name in names[:: max(1, len(names) // 20)] if name and ".." not in name]
+    prefer = [*map(_fold, first), *IMAGE_FOLDERS]
+
+    def rank(base: Path) -> int:
+        return prefer.index(_fold(base.name)) if _fold(base.name) in prefer else len(prefer)
+
+    def apply(way: tuple[int, str], name: str) -> str:
+        cut, base = way
+        return "/".join([*_parts(base), *_parts(name)[cut:]])
+
+    def hits(way: tuple[int, str]) -> int:
+        return sum(_is_file(listing, apply(way, name)) for name in trial)
+
+    if not first and hits((0, "")):  # some fit as they are: those that do not are missing
+        return names
+    bases = [s.relative_to(folder).as_posix() for s in sorted(subfolders(folder, 2), key=rank)]
+    bases = [*bases, ""] if first else ["", *bases]
+    ways = [(cut, base) for cut in range(_shared_folders(trial) + 1) for base in bases]
+    best = max(ways, key=hits)  # the first of equals
+    return [apply(best, name) for name in names] if hits(best) else names
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part]
+
+
+def _shared_folders(names: list[str]) -> int:
+    folders = [_parts(name)[:-1] for name in names]
+    shared = 0
+    for column in zip(*folders, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared += 1
+    return shared
+
+
+def _is_file(listing: Listing, name: str) -> bool:
+    try:
+        found = listing.find(name)
+    except DataError:  # ambiguous: it is there, and whoever reads it gets the message
+        return True
+    return found is not None and found.is_file()
+
+
+def file_in(folder: Path, name: str) -> Path:
+    found = Listing(folder).find(name)
+    if found is None:
+        raise DataError(f"{folder}: no file '{name}'. Unpack the whole archive, unchanged.")
+    return found
+
+
+def stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def numbers_in_name(images: Iterable[str]) -> list[tuple[int, int]]:
+    """Distortion and level of ``I01_02_03.png``; zeros where a name is of another form."""
+    parts = [stem(image).split("_")[1:] for image in images]
+    return [(int(p[0]), int(p[1])) if len(p) == 2 and "".join(p).isdigit() else (0, 0) for p in parts]
