@@ -38,7 +38,11 @@ PANELS = {
     "residuals": lambda ax: figures.residuals(TEST, "MOS", ax),
     "groups": lambda ax: figures.error_by_group(TEST, "reference", ax),
     "raters": lambda ax: figures.raters_curve(
-        pd.DataFrame({"dataset": "x", "raters": [1, 2], "SRCC": [0.5, 0.6]}), ax
+        pd.DataFrame(
+            {"dataset": "x", "raters": [1, 2, 2], "SRCC": [0.5, 0.6, 0.8]}
+            | {"whose": ["raters", "panel agreement", "limit of a perfect model"]}
+        ),
+        ax,
     ),
     "accuracy": lambda ax: figures.accuracy_against(ACCURACY, "GMAC", ax),
     "latencies": lambda ax: figures.latencies(COSTS, ax),
