@@ -124,7 +124,7 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
     cached = FrozenBatches(settings, model, images, train_rows) if settings.freeze_backbone else None
 
     epochs: list[dict] = []
-    best, scored = {"srcc": -math.inf, "epoch": 0}, {}
+    best = {"srcc": -math.inf, "epoch": 0}
     state_file = run.folder / STATE
     if accelerator.is_main_process:
         for half_written in run.folder.glob(".*.tmp"):  # by one that was killed
@@ -148,10 +148,10 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
         )
         with machine.freed_memory_kept():
             learnt = train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)
-        row, scored_now = {"epoch": epoch, **learnt}, {}
+        row = {"epoch": epoch, **learnt}
         for split in watched:
-            scored_now[split] = _score(settings, model, images, rows_of[split], split, epoch)
-            row |= _agreement(split, scored_now[split]["prediction"], images.scores(rows_of[split]))
+            predicted = _score(settings, model, images, rows_of[split], split, epoch)["prediction"]
+            row |= _agreement(split, predicted, images.scores(rows_of[split]))
         row["learning_rate_head"] = schedule.get_last_lr()[-1]
         with _needing_the_others(accelerator):
             (row,) = broadcast_object_list([row])  # what the first process measured decides for all
@@ -160,7 +160,7 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
         srcc = row[f"{chooser}_srcc"]
         if epoch == 1 or srcc > best["srcc"]:
             srcc = srcc if math.isfinite(srcc) else -math.inf
-            best, scored = {"srcc": srcc, "epoch": epoch}, scored_now
+            best = {"srcc": srcc, "epoch": epoch}
             if accelerator.is_main_process:
                 _save_model(model, run.folder)
         if not accelerator.is_main_process:
@@ -183,10 +183,12 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
             f"Run it again: it starts from the beginning."
         )
     best["parameters"] = sum(p.numel() for p in model.parameters())
-    best_model = run.load_model().to(accelerator.device)
-    for split in (chooser, "test"):
-        if split not in scored:  # an epoch of before this process began, or a test split that nobody watched
-            scored[split] = _score(settings, best_model, images, rows_of[split], split, best["epoch"])
+    # From the weights on disk, so that a run that was killed ends in the same bits as one that was not.
+    best_model = run.load_model().to(accelerator.device, memory_format=torch.channels_last)
+    scored = {
+        split: _score(settings, best_model, images, rows_of[split], split, best["epoch"])
+        for split in dict.fromkeys((chooser, "test"))
+    }
     _finish(run, settings, images, scored, best, len(epochs), accelerator.device, time.monotonic() - started)
 
 
