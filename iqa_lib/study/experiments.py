@@ -124,14 +124,11 @@ def training(settings: Profile) -> list[Variant]:
 
 
 def main(settings: Profile) -> list[Variant]:
-    smart = Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base")
-    published = paper("sota_koniq10k").set_index("method")[["srcc", "plcc"]]
-    names = {"HyperIQA": "HyperIQA", "SMART-IQA": "SMART-Base"}
-    return [
-        replace(v, published={"SRCC": row["srcc"], "PLCC": row["plcc"]})
-        for v in (_hyper_iqa(settings), smart)
-        for row in [published.loc[names[v.label]]]
+    rows = [
+        replace(_hyper_iqa(settings), paper="HyperIQA"),
+        Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base"),
     ]
+    return _beside(rows, "sota_koniq10k", "method", srcc="SRCC", plcc="PLCC")
 
 
 def ablation(settings: Profile) -> list[Variant]:
@@ -228,7 +225,7 @@ def protocol(settings: Profile) -> list[Variant]:
 # --- claims -----------------------------------------------------------------------------------------------
 
 
-def steps(variants: Sequence[Variant]) -> list[Claim]:
+def steps(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
     """Each variant beats the one before it; controls make no claim."""
     return [
         beats(after, before)
@@ -236,7 +233,7 @@ def steps(variants: Sequence[Variant]) -> list[Claim]:
     ]
 
 
-def of_baseline(variants: Sequence[Variant]) -> list[Claim]:
+def of_baseline(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
     """The baseline beats every other variant."""
     baseline = next(v for v in variants if v.role == "baseline")
     return [
@@ -250,7 +247,7 @@ def of_baseline(variants: Sequence[Variant]) -> list[Claim]:
 def of_augmentation(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
     """As `of_baseline`; none on random crops where every crop is the whole image, for there they change nothing."""
     whole = crops_are_whole_images(settings, load_images(settings))
-    return of_baseline([v for v in variants if not (whole and "random_crop" in v.changes)])
+    return of_baseline(settings, [v for v in variants if not (whole and "random_crop" in v.changes)])
 
 
 def across(settings: Profile, variants: Sequence[Variant], elsewhere: Sequence[Elsewhere]) -> list[Claim]:
@@ -293,30 +290,30 @@ EXPERIMENTS = {
     "main": Experiment(main),
     "ablation": Experiment(
         ablation,
-        lambda settings, variants: steps(variants),
+        steps,
         "Ablation: each row adds a part",
         ("bars", "bars_of_variants", "Ablation; a dash is one seed"),
     ),
     "fixed_regressor": Experiment(
         fixed_regressor,
-        lambda settings, variants: of_baseline(variants),
+        of_baseline,
         "A fixed regressor in place of the hyper-network",
     ),
     "model_sizes": Experiment(
         model_sizes,
-        lambda settings, variants: steps(variants),
+        steps,
         "Model sizes",
         ("curve", "sizes_curve", "SRCC against the number of parameters"),
     ),
     "learning_rate": Experiment(
         learning_rate,
-        lambda settings, variants: of_baseline(variants),
+        of_baseline,
         "Learning rates, all multiplied by one factor",
         ("curve", "learning_rate_curve", "SRCC against the learning rate"),
     ),
     "loss": Experiment(
         loss,
-        lambda settings, variants: of_baseline(variants),
+        of_baseline,
         "Losses; the paper's “SRCC loss” is 1 − PLCC of the batch",
         ("bars", "bars_of_variants", "Losses; a dash is one seed"),
     ),

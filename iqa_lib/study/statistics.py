@@ -82,11 +82,8 @@ class Difference:
         found = []
         for of_runs, freedom in self.of_runs or [(0.0, 1)]:
             total = self.of_units + of_runs
-            if not total > ROUNDING**2:
-                found.append((total and math.sqrt(total), 1.0))
-                continue
-            df = total**2 / (self.of_units**2 / units + of_runs**2 / freedom)
-            found.append((math.sqrt(total), df))
+            parts = self.of_units**2 / units + of_runs**2 / freedom
+            found.append((math.sqrt(total), total**2 / parts if total > ROUNDING**2 else 1.0))
         return found
 
     @property
@@ -200,13 +197,14 @@ def compare(
     value_S, resampled_SR, units = resampled_together(
         statistic, runs, score, groups=groups, resamples=resamples, seed=seed
     )
+    scatter = None if same_models else scatter
     sides = slice(len(a)), slice(len(a), None)
     value = float(value_S[sides[0]].mean() - value_S[sides[1]].mean())
     seen = {
         "images": len(score),
         "groups": None if groups is None else units,
         "seeds": (len(a), len(b)),
-        "scatter": None if same_models else scatter,
+        "scatter": scatter,
         "same_models": same_models,
     }
     if resampled_SR is None:
@@ -217,7 +215,7 @@ def compare(
         resampled = [resampled[0] - resampled[1], np.zeros((1, resamples))]
     of_units, own = _variances(values, resampled, units)
     of_runs = [own] if own[1] else []
-    if seen["scatter"]:
+    if scatter:
         # A method with one run has no spread of its own.
         of_runs = of_runs if min(seen["seeds"]) > 1 else []
         of_runs.append((scatter.sd**2 * sum(1 / runs for runs in seen["seeds"]), scatter.df))
@@ -397,8 +395,10 @@ def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFram
     Claims on runs that are not among ``runs`` are left out. The scatter of runs is pooled over all variants; it stands
     for that of a variant with one run.
     """
+    claims = [claim for claim in claims if claim.first in runs and claim.second in runs]
+    scatters = {where: _scatter(runs, where) for where in {claim.elsewhere for claim in claims}}
     found = []
-    for claim in (c for c in claims if c.first in runs and c.second in runs):
+    for claim in claims:
         first_SN, test = predictions(runs[claim.first], claim.elsewhere)
         second_SN, _ = predictions(runs[claim.second], claim.elsewhere)
         difference = compare(
@@ -407,7 +407,7 @@ def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFram
             test["score"].to_numpy(),
             groups=metrics.groups_of(test["reference"]),
             resamples=settings.bootstrap_samples,
-            scatter=_scatter(runs, claim.elsewhere),
+            scatter=scatters[claim.elsewhere],
         )
         found.append((claim.text, claim.size, difference))
     return verdict_table(found, of_interest=settings.of_interest) if found else pd.DataFrame()

@@ -8,6 +8,7 @@ import pandas as pd
 from iqa_lib import metrics
 from iqa_lib.data.catalog import crossing, describe
 from iqa_lib.data.images import ImageSet, load_images, read_sizes
+from iqa_lib.data.readers.tables import VOTES
 from iqa_lib.profile import Profile
 from iqa_lib.study import experiments, statistics
 from iqa_lib.study.experiments import Elsewhere, Runs, Variant, paper
@@ -39,9 +40,6 @@ def datasets(sets: dict[str, ImageSet]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(lines)
-
-
-VOTES = [f"c{level}" for level in range(1, 6)]
 
 
 def agreement_of_raters(sets: dict[str, ImageSet], counts=(1, 2, 4, 9, 13, 20)) -> pd.DataFrame:
@@ -120,14 +118,12 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
         groups=metrics.groups_of(test["reference"]),
         resamples=resamples,
     )
+    measured = run.measure(resamples)
     lines = [
-        {"model": "trained", "metric": name, **interval._asdict()}
-        for name, interval in run.measure(resamples).items()
+        {"model": "trained", "metric": name, **interval._asdict()} for name, interval in measured.items()
     ]
     if set(VOTES) <= set(test):
-        raters = [
-            metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in run.measure(resamples)["SRCC"]
-        ]
+        raters = [metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
         lines.insert(1, {"model": "trained", "metric": "raters whose mean agrees as well"} | dict(zip(
             ("value", "low", "high"), raters, strict=True)))  # fmt: skip
     lines.append({"model": "variance of the Laplacian (no training)", "metric": "SRCC", **baseline._asdict()})
