@@ -35,13 +35,9 @@ def main() -> None:
                 times = drag(explorer, level)
                 scored.append(times[0])
                 all_shown.append(times[1])
-    print(
-        f"{settings.profile}: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, n = {len(scored)} changes"
-    )
+    print(f"{settings.profile}: {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, n = {len(scored)} changes")
     print(f"score and stage weights  median {statistics.median(scored):.3f} s, slowest {max(scored):.3f} s")
-    print(
-        f"everything               median {statistics.median(all_shown):.3f} s, slowest {max(all_shown):.3f} s"
-    )
+    print(f"everything               median {statistics.median(all_shown):.3f} s, slowest {max(all_shown):.3f} s")
 
 
 def drag(explorer: Explorer, level: int) -> tuple[float, float]:

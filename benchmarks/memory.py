@@ -76,9 +76,7 @@ def report(options: argparse.Namespace) -> None:
         epochs=options.epochs,
         patience=options.epochs,
     )
-    print(
-        f"{options.backbone}, crops of {options.crop} px, batch {settings.batch_size}, on {machine.description()}"
-    )
+    print(f"{options.backbone}, crops of {options.crop} px, batch {settings.batch_size}, on {machine.description()}")
     started = time.monotonic()
     decoding = Samples.during(lambda: load_images(settings))
     images = decoding.result

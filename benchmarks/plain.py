@@ -89,11 +89,7 @@ def compare(options: argparse.Namespace) -> None:
     with machine.freed_memory_kept():  # as over an epoch
         pair = alternately(
             options.rounds,
-            {
-                "plain": lambda: plain.submit(train_plain, wanted).result(),
-                "workbook": train_ours,
-                "bare": train_bare,
-            },
+            {"plain": lambda: plain.submit(train_plain, wanted).result(), "workbook": train_ours, "bare": train_bare},
         )
     report("training, crops/s", pair, wanted, "plain", "workbook")
     print(
@@ -156,8 +152,7 @@ def report(what: str, seconds: dict[str, list[float]], items: int, slow: str, fa
     rates = {name: items / statistics.median(seconds[name]) for name in (slow, fast)}
     each = ", ".join(f"{s / f:.1f}" for s, f in zip(seconds[slow], seconds[fast], strict=True))
     print(
-        f"{what:34} {slow} {rates[slow]:8.2f}   {fast} {rates[fast]:8.2f}   "
-        f"x {ratio(seconds, slow, fast):.1f} ({each})"
+        f"{what:34} {slow} {rates[slow]:8.2f}   {fast} {rates[fast]:8.2f}   x {ratio(seconds, slow, fast):.1f} ({each})"
     )
 
 
@@ -237,10 +232,7 @@ def grouped(vector_BV: Tensor, layers: list[tuple[Tensor, Tensor]], dropout: nn.
 def random_corners(images, row: int, size: int) -> list[tuple[int, int]]:
     height, width = images.image(row).shape[:2]
     rng = np.random.default_rng(int(row))
-    return [
-        (int(rng.integers(0, height - size + 1)), int(rng.integers(0, width - size + 1)))
-        for _ in range(CROPS)
-    ]
+    return [(int(rng.integers(0, height - size + 1)), int(rng.integers(0, width - size + 1))) for _ in range(CROPS)]
 
 
 if __name__ == "__main__":

@@ -40,11 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in sorted(options.numbers):
             rows.append(run(Path(folder), number))
-            print(
-                "{images:>6,} images  {seconds:6.1f} s  {rate:6.1f} images/s  peak {peak:5.2f} GB".format(
-                    **rows[-1]
-                )
-            )
+            print("{images:>6,} images  {seconds:6.1f} s  {rate:6.1f} images/s  peak {peak:5.2f} GB".format(**rows[-1]))
             print(f"               verified in {rows[-1]['verify']:.1f} s; load {os.getloadavg()[0]:.1f}")
     cost = [row["seconds"] / row["images"] for row in rows]
     print(f"cost of an image, most to fewest images: {cost[-1] / cost[0]:.2f} (1 is linear)")
@@ -55,9 +51,7 @@ def run(folder: Path, number: int) -> dict[str, float]:
     write_images(home / "data" / "images", number)
     child = [sys.executable, __file__, "--measure", "images/labels.csv"]
     environment = {**os.environ, "IQA_HOME": str(home)}
-    said = subprocess.run(
-        child, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    said = subprocess.run(child, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     for path in home.rglob("pixels.u8"):
         path.unlink()
     return json.loads(said.stdout)

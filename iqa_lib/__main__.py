@@ -104,9 +104,7 @@ def _score(options: argparse.Namespace) -> int:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
-        _print_scores(
-            scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable")
-        )
+        _print_scores(scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     for row in faults.itertuples():
         print(f"no score: {row.image} {row.fault}", file=sys.stderr)
     return int(bool(len(faults)))
@@ -129,17 +127,10 @@ def _print_scores(model: str, best_first: Any) -> None:
 
 
 def _add_finetune(commands: argparse._SubParsersAction) -> None:
-    tune = commands.add_parser(
-        "finetune", help="train on your own images and scores; results, figures, a page"
-    )
+    tune = commands.add_parser("finetune", help="train on your own images and scores; results, figures, a page")
     tune.add_argument("labels", metavar="LABELS.csv", help="with the columns image and score")
     tune.add_argument(
-        "--range",
-        nargs=2,
-        type=float,
-        default=(0, 100),
-        metavar=("WORST", "BEST"),
-        help="of your scale; 0 100",
+        "--range", nargs=2, type=float, default=(0, 100), metavar=("WORST", "BEST"), help="of your scale; 0 100"
     )
     tune.add_argument("--name", default="mine", help="of the study: runs/NAME, figures/NAME; 'mine'")
     _add_settings(tune, "whose settings are taken")
@@ -183,9 +174,7 @@ def _export(options: argparse.Namespace) -> int:
     from iqa_lib.scoring import score as scoring
 
     scorer = scoring.load_scorer(options.model)
-    print(
-        f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}"
-    )
+    print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
     if scorer.settings.precision != "float32":
         print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
     return 0
@@ -194,27 +183,18 @@ def _export(options: argparse.Namespace) -> int:
 def _add_run(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser("run", help="run the notebooks of a profile and write its report")
     run.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="run these, e.g. 01_train")
-    run.add_argument(
-        "--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one"
-    )
+    run.add_argument("--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one")
     run.add_argument("--force", action="store_true", help="run also what is unchanged")
     _add_settings(run)
     run.set_defaults(act=_run)
 
 
 def _add_settings(
-    command: argparse.ArgumentParser,
-    profile_help: str = "a name in notebooks/profiles, or a YAML file's path",
+    command: argparse.ArgumentParser, profile_help: str = "a name in notebooks/profiles, or a YAML file's path"
 ) -> None:
     command.add_argument("--profile", default="demo", help=profile_help)
     command.add_argument(
-        "-p",
-        nargs="+",
-        action="extend",
-        default=[],
-        dest="overrides",
-        metavar="NAME=VALUE",
-        help="override a key",
+        "-p", nargs="+", action="extend", default=[], dest="overrides", metavar="NAME=VALUE", help="override a key"
     )
 
 
@@ -223,12 +203,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--experiment", help="one of the experiments; all where left out")
     train.add_argument("--run", action="append", metavar="LABEL", help="this run of the experiment alone")
     train.add_argument("--seeds", metavar="0,1,2", help="instead of the profile's")
-    train.add_argument(
-        "--dry-run", action="store_true", help="list the runs and what they cost, train nothing"
-    )
-    train.add_argument(
-        "--engine", choices=["local", "ray"], default="local", help="ray: on the cluster of RAY_ADDRESS"
-    )
+    train.add_argument("--dry-run", action="store_true", help="list the runs and what they cost, train nothing")
+    train.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on the cluster of RAY_ADDRESS")
     _add_settings(train)
     train.set_defaults(act=_train)
 
@@ -265,9 +241,7 @@ def _add_pretrain(commands: argparse._SubParsersAction) -> None:
     pretrain = commands.add_parser(
         "pretrain", help="make this project's own weights: swin_nano, and the model that scores by default"
     )
-    pretrain.add_argument(
-        "--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone"
-    )
+    pretrain.add_argument("--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone")
     pretrain.add_argument("--epochs", type=int, default=4, metavar="N", help="over the pictures")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--pictures", metavar="FOLDER", help="where the listed wallpapers are; /usr/share")
@@ -300,16 +274,11 @@ def _bench(options: argparse.Namespace) -> int:
     from iqa_lib.study import complexity as bench
 
     print(f"{settings.profile} on {machine.description()}")
-    for table in (
-        bench.costs(settings, full=True),
-        bench.batch_sizes(settings, options.largest_batch),
-    ):
+    for table in (bench.costs(settings, full=True), bench.batch_sizes(settings, options.largest_batch)):
         print(f"\n{table.to_string(index=False)}\n", flush=True)
     plain = paths.CHECKOUT / "benchmarks" / "plain.py"
     if not plain.is_file():
-        print(
-            "Against the plain way: measured by benchmarks/plain.py of a checkout; this is an installed package."
-        )
+        print("Against the plain way: measured by benchmarks/plain.py of a checkout; this is an installed package.")
         return 0
     return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
@@ -356,9 +325,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
             )
             continue
         if act != _list:
-            action.add_argument(
-                "name", metavar="NAME", help="a dataset of the list, or the path of your labels"
-            )
+            action.add_argument("name", metavar="NAME", help="a dataset of the list, or the path of your labels")
         if act == _download:
             action.add_argument("--accept-licence", action="store_true", help="agree without being asked")
         _add_settings(action, "whose data_folder, score_range and sizes count")

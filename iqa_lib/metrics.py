@@ -126,9 +126,7 @@ def _better_than_mean(fitted: np.ndarray, score: np.ndarray, parameters: int) ->
     left = np.sum((score - fitted) ** 2)
     explained = np.sum((score - score.mean()) ** 2) - left
     of_curve, of_rest = parameters - 1, len(score) - parameters
-    return bool(
-        stats.f.sf(explained / of_curve, of_curve, of_rest, scale=max(left / of_rest, ROUNDING)) < ALPHA
-    )
+    return bool(stats.f.sf(explained / of_curve, of_curve, of_rest, scale=max(left / of_rest, ROUNDING)) < ALPHA)
 
 
 # ------------------------------------------------------------------------------------------------- intervals
@@ -147,11 +145,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    statistic: Statistic,
-    *samples: np.ndarray,
-    groups: np.ndarray | None,
-    resamples: int = 1000,
-    seed: int = 0,
+    statistic: Statistic, *samples: np.ndarray, groups: np.ndarray | None, resamples: int = 1000, seed: int = 0
 ) -> Interval:
     """A statistic of paired samples (N,) with its 95 % interval over resampled images.
 
@@ -172,9 +166,7 @@ def bootstrap(
     Raises:
         DataError: samples or groups of different lengths, or an image without a group.
     """
-    value, resampled, units = resampled_together(
-        statistic, *samples, groups=groups, resamples=resamples, seed=seed
-    )
+    value, resampled, units = resampled_together(statistic, *samples, groups=groups, resamples=resamples, seed=seed)
     if resampled is None:
         return Interval(float(value), float("nan"), float("nan"))
     reach = stats.t.ppf(1 - ALPHA / 2, units - 1) * np.sqrt(units / (units - 1))
@@ -239,9 +231,7 @@ def _draws(samples, codes, resamples, seed) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     images = samples[-1].shape[-1]
     at_a_time = max(1, _BLOCK // images)
-    members = (
-        [] if codes is None else np.split(np.argsort(codes, kind="stable"), np.bincount(codes).cumsum()[:-1])
-    )
+    members = [] if codes is None else np.split(np.argsort(codes, kind="stable"), np.bincount(codes).cumsum()[:-1])
     for first in range(0, resamples, at_a_time):
         count = min(at_a_time, resamples - first)
         if codes is None:
@@ -268,9 +258,7 @@ def report(
         groups: as for `bootstrap`.
     """
     predicted, score = np.asarray(predicted, float), np.asarray(score, float)
-    wanted = {
-        name: (f, predicted) for name, f in {"SRCC": srcc, "PLCC": plcc, "KRCC": krcc, "RMSE": rmse}.items()
-    }
+    wanted = {name: (f, predicted) for name, f in {"SRCC": srcc, "PLCC": plcc, "KRCC": krcc, "RMSE": rmse}.items()}
     if logistic_from is not None:
         mapped = logistic(predicted, *logistic_from)
         wanted["PLCC after logistic (fitted on validation)"] = (plcc, mapped)

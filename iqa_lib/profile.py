@@ -25,9 +25,7 @@ class DataSettings(BaseModel):
         (0.0, 100.0), description="worst and best score in the labels of your own CSV"
     )
     split_seed: int = Field(0, ge=0, le=9, description="which of the ten splits, where none is official")
-    resolution: int = Field(
-        384, ge=32, description="longest allowed short side in px; larger images are reduced"
-    )
+    resolution: int = Field(384, ge=32, description="longest allowed short side in px; larger images are reduced")
     crop_size: int = Field(224, ge=32, description="side of the square crops in px")
     protocol: Literal["honest", "paper"] = Field(
         "honest", description="paper: its code's faults included, to reproduce its numbers"
@@ -49,9 +47,7 @@ class DataSettings(BaseModel):
 class RunSettings(DataSettings):
     """One training: its images, model and optimisation."""
 
-    profile: str = Field(
-        pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME"
-    )
+    profile: str = Field(pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME")
     method: Literal["smart_iqa", "hyper_iqa"] = "smart_iqa"
     backbone: str = Field(description="a timm model, with its weights' tag")
     pretrained: bool | str = Field(True, description="true, false, or the path of a weights file")
@@ -73,16 +69,12 @@ class RunSettings(DataSettings):
     ranking_weight: float = Field(0.0, ge=0, description="α of the margin ranking term beside the loss")
     flip: bool = Field(True, description="flip half of the training crops")
     random_crop: bool = Field(True, description="false: the centre of every training image")
-    colour_jitter: float = Field(
-        0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share"
-    )
+    colour_jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share")
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it, else float32"
     )
     compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
-    watch_test: bool = Field(
-        False, description="note the test split's agreement after every epoch; it chooses nothing"
-    )
+    watch_test: bool = Field(False, description="note the test split's agreement after every epoch; it chooses nothing")
     seed: int = Field(0, ge=0, lt=2**32)
 
     @property
@@ -96,8 +88,7 @@ class Profile(RunSettings):
     test_datasets: tuple[str, ...] = Field((), description="other datasets that 05_cross_dataset tests on")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="seeds of every run of an experiment")
     baseline_seeds: tuple[int, ...] = Field(
-        (),
-        description="more seeds of the baselines alone: their scatter stands for that of variants with one run",
+        (), description="more seeds of the baselines alone: their scatter stands for that of variants with one run"
     )
     of_interest: float = Field(
         0.005, ge=0, description="smallest difference of SRCC that matters, decided before looking"
@@ -105,24 +96,18 @@ class Profile(RunSettings):
     backbone_tiny: str | None = Field(None, description="the sizes of 03_model_sizes; null leaves one out")
     backbone_small: str | None = None
     backbone_base: str | None = Field(None, description="also the ablation's; null: the profile's backbone")
-    backbone_controls: tuple[str, ...] = Field(
-        (), description="more backbones for 03_model_sizes, as controls"
-    )
+    backbone_controls: tuple[str, ...] = Field((), description="more backbones for 03_model_sizes, as controls")
     backbone_hyper_iqa: str = "resnet50.tv_in1k"
     hyper_iqa_recipe: Literal["same", "published"] = Field(
         "same", description="train HyperIQA by these settings, or by those its authors published"
     )
-    compare_methods: tuple[str, ...] = Field(
-        (), description="metrics of pyiqa, scored on the same test images"
-    )
+    compare_methods: tuple[str, ...] = Field((), description="metrics of pyiqa, scored on the same test images")
     bootstrap_samples: int = Field(1000, ge=100)
     random_crop_images: int | None = Field(
         None, ge=20, description="test images whose random crops 04_sensitivity scores; null: all"
     )
     measuring_seconds: float = Field(
-        60,
-        gt=0,
-        description="of 09_complexity: where they are few, fewer repetitions, fewer images, sizes left out",
+        60, gt=0, description="of 09_complexity: where they are few, fewer repetitions, fewer images, sizes left out"
     )
     cell_timeout: int | None = Field(
         None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"
@@ -154,9 +139,7 @@ class _FlatLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(
-                f"line {self.peek_event().start_mark.line + 1}: references (*) are not allowed"
-            )
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: references (*) are not allowed")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -176,16 +159,10 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.PROFILES / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
-        raise ProfileError(
-            f"No profile '{name}' ({path}). Known: {', '.join(known)}; or give a YAML file's path."
-        )
+        raise ProfileError(f"No profile '{name}' ({path}). Known: {', '.join(known)}; or give a YAML file's path.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _FlatLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # no UTF-8, an impossible date, a thousand brackets
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, an impossible date, a thousand brackets
         raise ProfileError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) and _is_text(key) for key in content):
         raise ProfileError(f"{path}: expected lines 'key: value', found {str(content)[:200]}.")

@@ -9,15 +9,11 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = (
-        "1"  # a core each: threads that wait for one another burn what the others need
-    )
+    os.environ["OMP_NUM_THREADS"] = "1"  # a core each: threads that wait for one another burn what the others need
 
 
 # Files that take longest, in that order: dealt out last, one of them would keep a single process busy at the end.
-LONG = (
-    "notebooks death train scoring browser cluster explain features soak pretrain disk explorer numbers fuzz"
-)
+LONG = "notebooks death train scoring browser cluster explain features soak pretrain disk explorer numbers fuzz"
 
 
 def pytest_collection_modifyitems(items):

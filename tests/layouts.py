@@ -66,9 +66,7 @@ def koniq_distributions(folder):
 
 
 def koniq_json(folder):
-    rows = [
-        {"image": name, "score": score} for name, score in zip(KONIQ_NAMES, (77.4, 68.7, 78.6), strict=True)
-    ]
+    rows = [{"image": name, "score": score} for name, score in zip(KONIQ_NAMES, (77.4, 68.7, 78.6), strict=True)]
     write_text(folder / "koniq_train.json", json.dumps(rows[:2]))
     write_text(folder / "koniq_test.json", json.dumps(rows[2:]))
     write_images(folder / "train", KONIQ_NAMES[:2])
@@ -97,9 +95,7 @@ def kadid(folder):
 
 def kadid_json(folder):
     rows = [
-        {"image": f"/root/kadid/images/I0{r}_01_0{level}.png", "score": 5.0 - level}
-        for r in (1, 2)
-        for level in (1, 4)
+        {"image": f"/root/kadid/images/I0{r}_01_0{level}.png", "score": 5.0 - level} for r in (1, 2) for level in (1, 4)
     ]
     write_text(folder / "kadid_test.json", json.dumps(rows))
     write_images(folder / "images", [row["image"].split("/")[-1] for row in rows])
@@ -112,9 +108,7 @@ def agiqa(folder):
         'xl2.2_normal_000.jpg,statue of a man,,,,4.0,0.5,3.1,0.5\nglide_normal_001.jpg,"a cat, asleep",,,,2.5,0.5,3,0.5',
     ]
     write_text(folder / "data.csv", "\r\n".join(lines))
-    write_images(
-        folder / "AGIQA-3K", ["AttnGAN_normal_000.jpg", "xl2.2_normal_000.jpg", "glide_normal_001.jpg"]
-    )
+    write_images(folder / "AGIQA-3K", ["AttnGAN_normal_000.jpg", "xl2.2_normal_000.jpg", "glide_normal_001.jpg"])
 
 
 def agiqa_json(folder):
@@ -165,9 +159,7 @@ def csiq(folder):
         for ref, kind, level, _ in CSIQ_FILES
     ]
     note = [None, "DMOS of CSIQ, by image"]
-    write_sheet(
-        folder / "csiq.DMOS.xlsx", [note, [None], [None], head, *rows], "all_by_image", other="all_by_dst"
-    )
+    write_sheet(folder / "csiq.DMOS.xlsx", [note, [None], [None], head, *rows], "all_by_image", other="all_by_dst")
     write_images(folder / "dst_imgs", [file for *_, file in CSIQ_FILES])
     write_images(folder / "src_imgs", ["1600.png", "boston.png"])
 
@@ -196,9 +188,7 @@ def tid(folder):
 
 def bid(folder):
     head = ["Image Number", "Average Subjective Grade", "std"]
-    write_sheet(
-        folder / "DatabaseGrades.xlsx", [head, [1, 5.0, 0.5], [2, 2.5, 0.4], [586, 0.0, 0.1]], "Plan1"
-    )
+    write_sheet(folder / "DatabaseGrades.xlsx", [head, [1, 5.0, 0.5], [2, 2.5, 0.4], [586, 0.0, 0.1]], "Plan1")
     write_images(folder / "ImageDatabase", [f"DatabaseImage{n:04d}.JPG" for n in (1, 2, 586)])
 
 
@@ -206,9 +196,7 @@ def biq(folder):
     train = [f"ss01 ({i}).jpg" for i in range(1, 21)]
     lines = [f"{name},{i / 20:.2f},," for i, name in enumerate(train)]
     write_text(folder / "Train (Images and MOS).csv", "\n".join(["Image Name,MOS,,", *lines, ",,,"]))
-    write_text(
-        folder / "Test (Images and MOS).csv", "Image Name,MOS\nss02 (752).jpg,0.5293\nss03 (1).jpg,1\n"
-    )
+    write_text(folder / "Test (Images and MOS).csv", "Image Name,MOS\nss02 (752).jpg,0.5293\nss03 (1).jpg,1\n")
     write_images(folder / "Images", [*(name.replace(".jpg", ".JPG") for name in train[:2]), *train[2:]])
     write_images(folder / "Images", ["ss02 (752).jpg", "ss03 (1).jpg"])
 

@@ -70,9 +70,7 @@ def covered(images, references, repeats, rng, groups=True, r=0.85):
     def once():
         score, error = normal(rng, images, references, rows=(2,))
         predicted = r * score + np.sqrt(1 - r**2) * error
-        found = metrics.bootstrap(
-            metrics.srcc, predicted, score, groups=codes if groups else None, resamples=300
-        )
+        found = metrics.bootstrap(metrics.srcc, predicted, score, groups=codes if groups else None, resamples=300)
         return found.low <= true <= found.high
 
     return share(once() for _ in range(repeats))
@@ -81,9 +79,7 @@ def covered(images, references, repeats, rng, groups=True, r=0.85):
 def differences(rng, true, seeds, repeats, references=None, images=200, run_sd=0.0):
     """Those found in studies of two methods, by PLCC, whose expectation in this simulation is exact."""
     for _ in range(repeats):
-        score, (a, b) = study(
-            rng, true, [seeds] * 2, metrics.plcc, images=images, references=references, run_sd=run_sd
-        )
+        score, (a, b) = study(rng, true, [seeds] * 2, metrics.plcc, images=images, references=references, run_sd=run_sd)
         codes = by_reference(images, references)
         yield compare(a, b, score, groups=codes, statistic=metrics.plcc, resamples=150)
 
@@ -92,9 +88,7 @@ def families(rng, family, run_sd, repeats):
     """Share of studies of equal methods with a false "holds" of +0.0025, and with a false "does not hold"."""
     holds, refuted = [], []
     for _ in range(repeats):
-        score, methods = study(
-            rng, [0.87] * (family + 1), [3] * (family + 1), metrics.plcc, images=600, run_sd=run_sd
-        )
+        score, methods = study(rng, [0.87] * (family + 1), [3] * (family + 1), metrics.plcc, images=600, run_sd=run_sd)
         scatter = Scatter.pooled({str(i): metrics.plcc(m, score) for i, m in enumerate(methods)})
         steps = [
             compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=100, scatter=scatter)
@@ -113,11 +107,7 @@ def rates(repeats):
         wanted = "93–97 %" if references != 4 else "stated: rough"
         yield f"interval of SRCC, {name}", f"{covered(images, references, repeats, rng):.1%}", wanted
     plain = covered(2000, 16, repeats // 2, rng, groups=False)
-    yield (
-        "the same over images where references are shared, 16 × 125",
-        f"{plain:.1%}",
-        "why it is not offered",
-    )
+    yield ("the same over images where references are shared, 16 × 125", f"{plain:.1%}", "why it is not offered")
     for name, options in {
         "images": {},
         "16 references": {"references": 16, "images": 320},
@@ -135,14 +125,8 @@ def rates(repeats):
     for family in (1, 4, 6):
         sizes = [d.detectable(family) for d in differences(rng, [0.90, 0.86], 3, 100, run_sd=0.005)]
         planted = [0.88 + np.median(sizes) / 2, 0.88 - np.median(sizes) / 2]
-        found = [
-            d.p_of(family) < 0.05 and d.value > 0 for d in differences(rng, planted, 3, repeats, run_sd=0.005)
-        ]
-        yield (
-            f"power at the smallest detectable difference, {family} claims",
-            f"{share(found):.1%}",
-            "75–85 %",
-        )
+        found = [d.p_of(family) < 0.05 and d.value > 0 for d in differences(rng, planted, 3, repeats, run_sd=0.005)]
+        yield (f"power at the smallest detectable difference, {family} claims", f"{share(found):.1%}", "75–85 %")
     for raters in (9, 20, 100):
         limit, reached = limit_and_truth(raters)
         yield f"limit of a perfect model, {raters} raters", f"{limit:.3f}; truth {reached:.3f}", "within 0.01"

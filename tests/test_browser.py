@@ -66,13 +66,7 @@ def page(request, notebook):
     port, token, home = free_port(), secrets.token_hex(16), notebook.parent
     address = f"http://127.0.0.1:{port}"
     if request.param == "voila":
-        options = [
-            str(notebook),
-            "--no-browser",
-            "--Voila.ip=127.0.0.1",
-            f"--port={port}",
-            f"--token={token}",
-        ]
+        options = [str(notebook), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--token={token}"]
         url = f"{address}/?token={token}"
     else:
         options = [f"--ServerApp.root_dir={home}", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]

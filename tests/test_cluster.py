@@ -48,12 +48,7 @@ def ray():
 def start(home, command):
     env = {**os.environ, "IQA_HOME": str(home), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 

@@ -88,9 +88,7 @@ def test_a_photo_from_a_phone_stands_upright(tmp_path):
     assert decode(tmp_path / "x.jpg", 384, 32).shape == (60, 40, 3)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "count"), [(384, 512, 6), (224, 224, 1), (225, 224, 2), (288, 384, 4)]
-)
+@pytest.mark.parametrize(("height", "width", "count"), [(384, 512, 6), (224, 224, 1), (225, 224, 2), (288, 384, 4)])
 def test_the_grid_covers_every_pixel_with_the_fewest_crops(height, width, count):
     covered = np.zeros((height, width), bool)
     corners = grid(height, width, 224)
@@ -192,9 +190,7 @@ def test_every_image_that_cannot_be_decoded_is_named_and_nothing_is_dropped(home
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones(home):
-    with pytest.raises(
-        DataError, match=r"Unknown dataset 'koniq', did you mean 'koniq10k'\? Known: koniq10k, spaq"
-    ):
+    with pytest.raises(DataError, match=r"Unknown dataset 'koniq', did you mean 'koniq10k'\? Known: koniq10k, spaq"):
         load_table("koniq")
     with pytest.raises(DataError, match=r"The label file 'absent.csv' does not exist"):
         load_table("absent.csv")

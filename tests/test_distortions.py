@@ -23,9 +23,7 @@ def _center_crop(photograph, height=288, width=384):
 
 @pytest.fixture(scope="module")
 def photographs():
-    return [
-        _center_crop(load()) for load in (skimage.data.astronaut, skimage.data.coffee, skimage.data.chelsea)
-    ]
+    return [_center_crop(load()) for load in (skimage.data.astronaut, skimage.data.coffee, skimage.data.chelsea)]
 
 
 @pytest.fixture(scope="module")

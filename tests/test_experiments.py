@@ -142,9 +142,7 @@ def test_no_claim_on_random_crops_is_judged_where_a_crop_is_the_whole_image(home
 
 def test_a_claim_follows_the_sign_of_the_papers_difference():
     """AGIQA-3K: SMART-IQA 0.0143 below HyperIQA, in the paper's own table."""
-    smart, hyper_iqa = (
-        Variant(name, published={"SRCC": srcc}) for name, srcc in (("S", 0.6484), ("H", 0.6627))
-    )
+    smart, hyper_iqa = (Variant(name, published={"SRCC": srcc}) for name, srcc in (("S", 0.6484), ("H", 0.6627)))
     claim = beats(smart, hyper_iqa)
     assert (claim.text, claim.first, claim.size) == ("H beats S", "H", 0.0143)
     assert beats(hyper_iqa, smart) == claim

@@ -144,9 +144,7 @@ def test_deleting_the_folder_while_features_are_read_changes_none(cache):
 
 
 def full(cache, monkeypatch):
-    monkeypatch.setattr(
-        features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=features.LEFT_FREE)
-    )
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=features.LEFT_FREE))
     return "the disk is too full"
 
 

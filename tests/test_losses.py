@@ -81,9 +81,7 @@ def test_values_worked_out_by_hand():
     predicted, label = [0.0, 34.0, 30.0], [0.0, 10.0, 20.0]
     assert value(losses.pairwise_rank, predicted, label) == pytest.approx((24 + 10 + 14) / 3)
     assert value(margin_ranking, predicted, label) == pytest.approx(4.1 / 3)
-    assert value(losses.pairwise_fidelity, predicted, label) == pytest.approx(
-        1 / 3
-    )  # σ is far below 4 points
+    assert value(losses.pairwise_fidelity, predicted, label) == pytest.approx(1 / 3)  # σ is far below 4 points
     assert value(losses.srcc, predicted, label, temperature=1e-3) == pytest.approx(1 - 0.5)
 
 
@@ -114,9 +112,7 @@ def test_equal_labels_ask_for_equal_predictions_whichever_image_comes_first():
 def test_the_order_of_the_batch_does_not_matter(name):
     predicted, label = batch()
     order = np.random.default_rng(2).permutation(len(label))
-    assert value(LOSSES[name], predicted[order], label[order]) == pytest.approx(
-        value(LOSSES[name], predicted, label)
-    )
+    assert value(LOSSES[name], predicted[order], label[order]) == pytest.approx(value(LOSSES[name], predicted, label))
 
 
 @pytest.mark.parametrize("name", ["plcc", "srcc"])

@@ -291,9 +291,7 @@ def test_many_images_at_once_stay_in_order_and_within_the_memory_allowed(monkeyp
 def test_too_little_space_is_said_before_anything_is_decoded(own, settings, monkeypatch):
     monkeypatch.setattr(images.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     monkeypatch.setattr(images, "read_image", pytest.fail)
-    with pytest.raises(
-        DataError, match=r"needs .* are free \([\d,]+ and 1,000 bytes\). Make room, or set IQA_HOME"
-    ):
+    with pytest.raises(DataError, match=r"needs .* are free \([\d,]+ and 1,000 bytes\). Make room, or set IQA_HOME"):
         load_images(settings)
 
 
@@ -385,9 +383,7 @@ def test_what_an_earlier_run_wrote_wrongly_is_decoded_again(own, settings, home)
     (unfinished / "index.json").unlink()
     (unfinished / "journal.csv").write_bytes(b"".join(lines[:4]))
     second = whole.image(0).nbytes + 5
-    (unfinished / "pixels.u8").write_bytes(
-        pixels[:second] + bytes(len(pixels) - second)
-    )  # a power cut's zeros
+    (unfinished / "pixels.u8").write_bytes(pixels[:second] + bytes(len(pixels) - second))  # a power cut's zeros
     assert load_images(settings).fingerprint == whole.fingerprint
     assert (folder / "pixels.u8").read_bytes() == pixels
 
@@ -503,9 +499,7 @@ def test_prepare_decodes_and_a_second_one_verifies(own, capsys, monkeypatch, hom
 def test_a_mistake_ends_with_2_and_one_message(home, capsys):
     assert run("prepare", "koniq", "--profile", "smoke") == 2
     said = capsys.readouterr().err
-    assert (
-        said.startswith("error: Unknown dataset 'koniq', did you mean 'koniq10k'") and "Traceback" not in said
-    )
+    assert said.startswith("error: Unknown dataset 'koniq', did you mean 'koniq10k'") and "Traceback" not in said
 
 
 def test_help_does_not_import_what_is_slow():
@@ -545,11 +539,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub(home, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.content, server.ranges, server.down = tiny_dataset("tgz"), [], False
-    server.most, server.stall, server.released = (
-        1 << 40,
-        0,
-        threading.Event(),
-    )  # bytes an answer, then seconds
+    server.most, server.stall, server.released = (1 << 40, 0, threading.Event())  # bytes an answer, then seconds
     server.address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", server.address)
@@ -562,9 +552,7 @@ def hub(home, monkeypatch):
 
 def offer(monkeypatch, content, file="biq2021.tgz", sha256=None):
     address = catalog.Download("a" * 40, file, 1e-6, sha256 or hashlib.sha256(content).hexdigest(), "o/d")
-    monkeypatch.setitem(
-        catalog.CATALOG, "biq2021", replace(catalog.CATALOG["biq2021"], download=address, images=2)
-    )
+    monkeypatch.setitem(catalog.CATALOG, "biq2021", replace(catalog.CATALOG["biq2021"], download=address, images=2))
 
 
 def tiny_dataset(kind, padding=0):

@@ -66,9 +66,7 @@ def test_a_million_tied_predictions_are_ranked():
 def test_the_logistic_is_found_again():
     x = np.linspace(-3, 3, 200)
     parameters = metrics.fit_logistic(x, metrics.logistic(x, 90, 10, 0.5, 0.7))
-    np.testing.assert_allclose(
-        metrics.logistic(x, *parameters), metrics.logistic(x, 90, 10, 0.5, 0.7), atol=0.01
-    )
+    np.testing.assert_allclose(metrics.logistic(x, *parameters), metrics.logistic(x, 90, 10, 0.5, 0.7), atol=0.01)
 
 
 @pytest.mark.filterwarnings("error")
@@ -110,9 +108,7 @@ def test_noise_is_seldom_mapped():
 
 
 def test_an_undefined_number_has_an_undefined_interval():
-    assert all(
-        math.isnan(v) for v in metrics.bootstrap(metrics.srcc, np.ones(9), np.arange(9.0), groups=None)
-    )
+    assert all(math.isnan(v) for v in metrics.bootstrap(metrics.srcc, np.ones(9), np.arange(9.0), groups=None))
 
 
 def test_images_of_one_reference_have_a_value_but_no_interval():
@@ -124,9 +120,7 @@ def test_images_of_one_reference_have_a_value_but_no_interval():
 def test_the_interval_is_the_same_every_time():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50))
-    assert metrics.bootstrap(metrics.plcc, x, y, groups=None) == metrics.bootstrap(
-        metrics.plcc, x, y, groups=None
-    )
+    assert metrics.bootstrap(metrics.plcc, x, y, groups=None) == metrics.bootstrap(metrics.plcc, x, y, groups=None)
 
 
 def test_the_interval_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypatch):
@@ -172,9 +166,7 @@ def test_the_report_has_every_metric_with_its_interval():
     rng = np.random.default_rng(0)
     score = pd.Series(rng.uniform(0, 100, size=80))
     predicted = score + rng.normal(0, 10, size=80)
-    numbers = metrics.report(
-        predicted, score, metrics.fit_logistic(predicted, score), groups=None, resamples=100
-    )
+    numbers = metrics.report(predicted, score, metrics.fit_logistic(predicted, score), groups=None, resamples=100)
     assert list(numbers)[:4] == ["SRCC", "PLCC", "KRCC", "RMSE"] and len(numbers) == 6
     assert all(low < value < high for value, low, high in numbers.values())
     by_reference = metrics.report(predicted, score, None, resamples=100, groups=np.arange(80) // 20)
@@ -212,8 +204,7 @@ def test_intervals_of_95_percent_hold_the_truth_about_that_often(statistic, repe
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("statistic", "images", "references"),
-    [(metrics.srcc, 160, 20), (metrics.plcc, 160, 20), (metrics.plcc, 90, 6)],
+    ("statistic", "images", "references"), [(metrics.srcc, 160, 20), (metrics.plcc, 160, 20), (metrics.plcc, 90, 6)]
 )
 def test_intervals_over_references_hold_the_truth_about_that_often(statistic, images, references):
     r, rng, groups = 0.85, np.random.default_rng(0), by_reference(images, references)
@@ -269,9 +260,7 @@ def test_votes_are_drawn_without_replacement():
     assert (drawn.sum(axis=-1) == k).all() and (drawn <= counts).all() and (drawn >= 0).all()
     share_of_each = k[:, None] / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(drawn.mean(axis=0), counts * share_of_each, atol=0.05)
-    variance = (
-        counts * share_of_each * (1 - share_of_each) * (1 - (counts - 1) / (counts.sum(axis=1) - 1)[:, None])
-    )
+    variance = counts * share_of_each * (1 - share_of_each) * (1 - (counts - 1) / (counts.sum(axis=1) - 1)[:, None])
     np.testing.assert_allclose(drawn.var(axis=0), np.where(counts > 0, variance, 0), atol=0.05)
 
 

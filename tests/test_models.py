@@ -110,11 +110,7 @@ def test_missing_extra_and_misshapen_tensors_are_named():
     state["fc5b_fc.bias"] = torch.zeros(2)
     with pytest.raises(CheckpointError) as error:
         load_reference_checkpoint(state)
-    for part in (
-        "missing head.hyper.biases.2.bias",
-        "unknown stray",
-        "last_bias.bias is (2,), expected (1,)",
-    ):
+    for part in ("missing head.hyper.biases.2.bias", "unknown stray", "last_bias.bias is (2,), expected (1,)"):
         assert part in str(error.value)
     with pytest.raises(CheckpointError, match="no SMART-IQA or HyperIQA checkpoint"):
         load_reference_checkpoint({"weight": torch.zeros(1)})
@@ -155,13 +151,7 @@ def test_loading_a_saved_model_needs_no_pretrained_weights(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        ("swin_test", 64),
-        ("resnet18", 96),
-        ("convnext_atto", 96),
-        ("swinv2_cr_tiny_224", 224),
-        ("regnetx_002", 64),
-    ],
+    [("swin_test", 64), ("resnet18", 96), ("convnext_atto", 96), ("swinv2_cr_tiny_224", 224), ("regnetx_002", 64)],
 )
 def test_any_hierarchical_backbone_fits_under_the_head(name, size):
     model = SmartIQA(backbone=name, image_size=size, pretrained=False).eval()
@@ -170,9 +160,7 @@ def test_any_hierarchical_backbone_fits_under_the_head(name, size):
 
 
 def test_swin_test_is_the_small_one():
-    assert sum(p.numel() for p in Backbone("swin_test", False, 64).parameters()) == pytest.approx(
-        0.8e6, rel=0.05
-    )
+    assert sum(p.numel() for p in Backbone("swin_test", False, 64).parameters()) == pytest.approx(0.8e6, rel=0.05)
 
 
 @pytest.mark.parametrize("name", PACKAGED_WEIGHTS)
@@ -209,15 +197,7 @@ def test_weights_that_cannot_be_had_end_in_three_ways_out(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError) as error:
         SmartIQA(backbone="resnet10t.c3_in1k", pretrained=True)
-    for part in (
-        "resnet10t.c3_in1k",
-        "(1)",
-        "HF_ENDPOINT",
-        "(2)",
-        "pretrained='path",
-        "(3)",
-        "tf_efficientnet_lite0",
-    ):
+    for part in ("resnet10t.c3_in1k", "(1)", "HF_ENDPOINT", "(2)", "pretrained='path", "(3)", "tf_efficientnet_lite0"):
         assert part in str(error.value)
 
 
@@ -235,9 +215,7 @@ def test_weights_from_a_file_are_those_of_the_file(tmp_path):
 @pytest.mark.parametrize("name", ["swin_test", "swin_nano", "resnet18"])
 def test_weights_that_a_backbone_gives_are_those_it_takes(name, tmp_path):
     if name == "swin_test" and Version(timm.__version__) < Version("1.0.31"):
-        pytest.skip(
-            "this timm takes a Swin file without classifier for one of an older naming, and refuses it"
-        )
+        pytest.skip("this timm takes a Swin file without classifier for one of an older naming, and refuses it")
     given = Backbone(name, pretrained=False, image_size=64)
     save_file({k: v.contiguous() for k, v in given.weights().items()}, tmp_path / "weights.safetensors")
     taken = Backbone(name, pretrained=tmp_path / "weights.safetensors", image_size=64)

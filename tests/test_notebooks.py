@@ -46,9 +46,7 @@ def test_its_structure_is_that_of_a_workbook_page(path):
         tree = ast.parse(cell.source)
         assert not any(isinstance(node, ast.ClassDef | ast.While) for node in ast.walk(tree))
         if "parameters" not in cell.metadata.get("tags", []):
-            assigned = {
-                n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-            }
+            assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
             assert not assigned & set(Profile.model_fields), "would shadow a profile key"
 
 
@@ -67,9 +65,7 @@ def by_hand(tmp_path_factory, built_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS[::-1], ids=lambda p: p.stem)
-def test_it_runs_by_hand_from_its_own_folder_in_any_order_and_again_in_the_same_kernel(
-    path, by_hand, monkeypatch
-):
+def test_it_runs_by_hand_from_its_own_folder_in_any_order_and_again_in_the_same_kernel(path, by_hand, monkeypatch):
     monkeypatch.setenv("IQA_HOME", str(by_hand))
     notebook = nbformat.read(path, 4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
@@ -120,9 +116,7 @@ def test_lower_precision_is_compared_on_the_whole_test_split(finished):
     table = pd.read_csv(finished / "figures/smoke/precisions.csv").set_index("precision")
     labels = pd.read_csv(finished / "data/offline-wild-tiny/labels.csv")
     whole = (labels["split"] == "test").sum()
-    assert (table["n"].drop("bf16") == whole).all() and 0 < table["n"][
-        "bf16"
-    ] <= whole  # emulated: as time allows
+    assert (table["n"].drop("bf16") == whole).all() and 0 < table["n"]["bf16"] <= whole  # emulated: as time allows
     assert table["largest change of a score"][bench.FLOAT_ONNX] < 1e-3
     assert table["largest change of a score"][bench.INT8_ONNX] > 0
     assert "INT8: SRCC" in bench.headline(table.reset_index())

@@ -164,13 +164,9 @@ def test_recomputed_scores_are_compared_with_the_packages_and_written(tmp_path, 
     recomputed = offline.recompute_scores(["offline-phone-tiny"])
     known = offline.shipped_scores()
     assert recomputed["image"].tolist() == [
-        f"offline-phone-tiny/{os.path.basename(image)[:-4]}"
-        for image in _labels(tiny / "offline-phone")["image"]
+        f"offline-phone-tiny/{os.path.basename(image)[:-4]}" for image in _labels(tiny / "offline-phone")["image"]
     ]
-    assert (
-        sum(known.get(p) == pytest.approx(s, abs=0.011) for p, s in recomputed[["pixels", "score"]].values)
-        > 4
-    )
+    assert sum(known.get(p) == pytest.approx(s, abs=0.011) for p, s in recomputed[["pixels", "score"]].values) > 4
     monkeypatch.setattr(offline, "_scores_file", lambda: tmp_path / "scores.csv")
     offline.write_scores(recomputed)
     assert offline.compare_scores(recomputed) == []
@@ -195,9 +191,7 @@ def test_recomputed_scores_are_compared_with_the_packages_and_written(tmp_path, 
 def test_scenes_are_added_to_training_alone_and_made_of_training_photographs(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        offline,
-        "read_photograph",
-        lambda name: opened.append(name) or np.full((900, 1000, 3), len(opened), np.uint8),
+        offline, "read_photograph", lambda name: opened.append(name) or np.full((900, 1000, 3), len(opened), np.uint8)
     )
     offline._photograph_or_scene.__wrapped__("scene-0")
     assert opened == offline.PHOTOGRAPHS["train"].split()

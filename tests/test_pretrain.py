@@ -52,9 +52,7 @@ def test_after_one_step_what_is_far_away_counts():
         for parameter in hybrid.net.stages.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     convolutions = torch.randn(1, 320, 12, 12)
-    maps = [torch.randn(1, c, s, s) for c, s in zip(hybrid.channels[:3], (96, 48, 24), strict=True)] + [
-        convolutions
-    ]
+    maps = [torch.randn(1, c, s, s) for c, s in zip(hybrid.channels[:3], (96, 48, 24), strict=True)] + [convolutions]
     changed = [*maps[:3], convolutions.clone()]
     changed[3][..., 0, 0] += 1
     with torch.inference_mode():

@@ -58,9 +58,7 @@ def test_every_layout_is_found_and_read_and_every_image_opens(layout):
 
 def test_no_layout_is_taken_for_another_dataset(layout):
     name, data_folder, *_ = layout
-    found = [
-        other for other in catalog.CATALOG if not catalog.CATALOG[other].build and locate(other, data_folder)
-    ]
+    found = [other for other in catalog.CATALOG if not catalog.CATALOG[other].build and locate(other, data_folder)]
     assert found == [name]
 
 
@@ -97,9 +95,7 @@ def test_both_label_files_of_koniq_say_the_same(tmp_path):
 def test_lists_with_a_split_come_before_koniqs_label_file_without_one(tmp_path):
     koniq_distributions(tmp_path)
     koniq_json(tmp_path)
-    assert load_table("koniq10k", data_folder=tmp_path, test_only=True)["image"].tolist() == [
-        "test/10007903636.jpg"
-    ]
+    assert load_table("koniq10k", data_folder=tmp_path, test_only=True)["image"].tolist() == ["test/10007903636.jpg"]
 
 
 def test_the_larger_images_of_koniq_are_taken_where_both_are_there(tmp_path):
@@ -235,14 +231,7 @@ def test_a_dataset_that_is_absent_gets_one_page_of_what_to_put_where(tmp_path):
     (tmp_path / "koniq10k").mkdir()
     with pytest.raises(DataError) as error:
         load_table("koniq10k", data_folder=tmp_path)
-    for part in (
-        str(tmp_path),
-        "1024x768/",
-        "koniq10k_distributions_sets.csv",
-        "http",
-        "Licence",
-        "is there, but",
-    ):
+    for part in (str(tmp_path), "1024x768/", "koniq10k_distributions_sets.csv", "http", "Licence", "is there, but"):
         assert part in str(error.value)
 
 
@@ -250,24 +239,14 @@ def test_a_dataset_that_is_absent_gets_one_page_of_what_to_put_where(tmp_path):
 def test_the_catalog_tells_all_that_a_user_needs(name):
     dataset = catalog.CATALOG[name]
     assert dataset.images > 500 and dataset.layouts and dataset.source.startswith("http")
-    assert all(
-        [dataset.title, dataset.scores, dataset.layout, dataset.split, dataset.citation, dataset.licence]
-    )
-    assert ("DMOS" in dataset.scores and name != "kadid10k") == (
-        dataset.score_range[0] > dataset.score_range[1]
-    )
+    assert all([dataset.title, dataset.scores, dataset.layout, dataset.split, dataset.citation, dataset.licence])
+    assert ("DMOS" in dataset.scores and name != "kadid10k") == (dataset.score_range[0] > dataset.score_range[1])
 
 
 def test_the_page_in_the_data_folder_says_what_the_catalog_says():
     page = (paths.CHECKOUT / "data" / "README.md").read_text(encoding="utf-8")
     for name, dataset in catalog.CATALOG.items():
-        known = [
-            dataset.layout,
-            dataset.split,
-            dataset.licence,
-            dataset.source,
-            f"{dataset.images or 0:,} images",
-        ]
+        known = [dataset.layout, dataset.split, dataset.licence, dataset.source, f"{dataset.images or 0:,} images"]
         expected = [] if dataset.build else known
         assert all(part in page for part in [f"`{name.removesuffix('-tiny')}`", *expected]), name
 
@@ -292,11 +271,7 @@ def test_live_in_the_wild_as_published(shared_data):
     assert len(table) == 80 and set(table["split"]) == {"test"}
     assert not table["image"].str.contains(r"/t\d\.bmp").any()
     first = table.iloc[0]
-    assert (first["image"], round(first["score"], 3), round(first["std"], 3)) == (
-        "Images/104.bmp",
-        9.229,
-        11.902,
-    )
+    assert (first["image"], round(first["score"], 3), round(first["std"], 3)) == ("Images/104.bmp", 9.229, 11.902)
 
 
 def test_the_labels_of_koniq_as_published(shared_data):
@@ -361,9 +336,7 @@ def test_pyiqa_meta_information_without_a_header(own):
     table = load_table(own("a.png   \t32.5   \t19.1   \nb.png   \t60   \t19   \n"))
     assert table["image"].tolist() == ["a.png", "b.png"] and table["std"].tolist() == [19.1, 19]
     table = load_table(own("I01.bmp\ta.png\t5.5\t0.1\nI01.bmp\tb.png\t1.5\t0.1\n"), (0, 9))
-    assert table["reference"].tolist() == ["I01.bmp"] * 2 and table["score"][0] == pytest.approx(
-        5.5 / 9 * 100
-    )
+    assert table["reference"].tolist() == ["I01.bmp"] * 2 and table["score"][0] == pytest.approx(5.5 / 9 * 100)
 
 
 def test_a_json_list(own):
@@ -409,26 +382,17 @@ def test_case_differences_between_list_and_file_are_resolved_only_where_there_is
 FAULTS = {
     "a score that is no number": ("image,score\na.png,nan\n", "line 2: score 'nan' is not a number"),
     "a decimal comma": ("image;score\na.png;1,5\n", "score '1,5' is not a number.*with a point"),
-    "a score out of range": (
-        "image,score\na.png,101\n",
-        "line 2: score 101 is outside 0.0–100.0.*score_range",
-    ),
+    "a score out of range": ("image,score\na.png,101\n", "line 2: score 101 is outside 0.0–100.0.*score_range"),
     "a row without image": ("image,score\na.png,1\n,2\n", "line 3: names no image"),
     "a missing image": ("image,score\na.png,1\n\nz.png,2\n", "1 of 2 images are missing: 'z.png'"),
     "the same image twice": (
         "image,score\na.png,1\nb.png,2\na.png,1\n",
         r"line 4: image 'a.png' was already in .*line 2",
     ),
-    "the same image in another case": (
-        "image,score\na.png,1\nA.png,3\n",
-        "line 3: image 'A.png' was already",
-    ),
+    "the same image in another case": ("image,score\na.png,1\nA.png,3\n", "line 3: image 'A.png' was already"),
     "a path out of the folder": ("image,score\n../x.png,1\n", "line 2: image '../x.png' leaves the folder"),
     "an absolute path": ("image,score\n/etc/passwd,1\n", "line 2: image '/etc/passwd' leaves the folder"),
-    "an unknown split": (
-        "image,score,split\na.png,1,dev\n",
-        "line 2: split 'dev' is not one of train, val, test",
-    ),
+    "an unknown split": ("image,score,split\na.png,1,dev\n", "line 2: split 'dev' is not one of train, val, test"),
     "a torn reference": (
         "image,score,split,reference\na.png,1,train,r\nb.png,2,test,r\n",
         "line 3: reference 'r' is in test and in train.*one side",
@@ -437,10 +401,7 @@ FAULTS = {
     "no rows": ("image,score\n", "has no rows"),
     "nothing at all": ("", "is not a readable CSV"),
     "too many cells": ("image,score\na.png,1\nb.png,2,3,4\n", "is not a readable CSV .*line 3"),
-    "another encoding": (
-        "image,score\ncafé.png,1\n".encode("cp1252"),
-        "line 2: not in UTF-8 .byte 0xE9.*iconv",
-    ),
+    "another encoding": ("image,score\ncafé.png,1\n".encode("cp1252"), "line 2: not in UTF-8 .byte 0xE9.*iconv"),
     "UTF-16": ("image,score\na.png,1\n".encode("utf-16"), "line 1: not in UTF-8"),
 }
 

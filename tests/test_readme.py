@@ -36,7 +36,5 @@ def test_a_named_command_exists(command):
 
 @pytest.mark.parametrize("script", ["benchmarks/plain.py", "benchmarks/scoring.py"])
 def test_a_benchmark_says_what_it_takes(script):
-    done = subprocess.run(
-        [sys.executable, str(paths.CHECKOUT / script), "--help"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(paths.CHECKOUT / script), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout

@@ -56,9 +56,5 @@ def test_the_top_level_has_few_files_and_rooms():
 
 
 def test_no_file_is_longer_than_a_reader_takes_in():
-    long = {
-        str(f.relative_to(HOUSE)): n
-        for f in HOUSE.rglob("*.py")
-        if (n := len(f.read_text().splitlines())) > 450
-    }
+    long = {str(f.relative_to(HOUSE)): n for f in HOUSE.rglob("*.py") if (n := len(f.read_text().splitlines())) > 450}
     assert not long

@@ -165,9 +165,7 @@ def test_folders_files_and_patterns_give_each_image_once_in_order(photos):
     assert find_images([photos]) == expected
     assert find_images([photos / "sub" / "[c].webp", photos]) == [expected[1], expected[0], expected[2]]
     assert find_images([str(photos / "**" / "*.PNG")]) == [expected[2]]
-    assert find_images([photos / "notes.txt"]) == [
-        photos / "notes.txt"
-    ]  # asked for by name: told, not left out
+    assert find_images([photos / "notes.txt"]) == [photos / "notes.txt"]  # asked for by name: told, not left out
 
 
 def test_what_means_no_image_is_named(photos, tmp_path):

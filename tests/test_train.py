@@ -256,14 +256,10 @@ def test_two_processes_train_as_one_does_even_if_one_is_killed(tmp_path, built_d
         home = tmp_path / str(processes)
         shutil.copytree(built_data, home / "data")
         if kill and processes == 2:
-            code, messages = train_in(
-                home, 2, changes, lambda home=home: any(home.glob("runs/smoke/store/*/state.pt"))
-            )
+            code, messages = train_in(home, 2, changes, lambda home=home: any(home.glob("runs/smoke/store/*/state.pt")))
             assert code and not list(home.glob("runs/smoke/store/*/result.json")), messages
             # The other process notices it, or its launcher does and ends the other.
-            assert re.search(
-                r"error: Another of the 2 .* was killed.* go on|Interrupted\..* goes on", messages
-            )
+            assert re.search(r"error: Another of the 2 .* was killed.* go on|Interrupted\..* goes on", messages)
         code, messages = train_in(home, processes, changes)
         assert code == 0, messages
         (log,) = home.glob("runs/smoke/store/*/epochs.jsonl")
@@ -346,10 +342,7 @@ def test_predictions_of_the_test_split_that_are_no_numbers_are_refused_at_the_en
 def test_every_augmentation_changes_what_is_learnt(home, change, frozen):
     common = {"epochs": 1, "freeze_backbone": frozen, "resolution": 96}
     plain = train(load_profile("smoke", **common))
-    assert (
-        train(load_profile("smoke", **common, **change)).epochs["train_loss"][0]
-        != plain.epochs["train_loss"][0]
-    )
+    assert train(load_profile("smoke", **common, **change)).epochs["train_loss"][0] != plain.epochs["train_loss"][0]
 
 
 def test_without_random_crops_every_crop_is_the_centre(home):
@@ -361,9 +354,7 @@ def test_without_random_crops_every_crop_is_the_centre(home):
 
 
 def test_colour_jitter_acts_on_pixels_and_repeats_with_its_seed():
-    crops = torch.randint(
-        60, 190, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    crops = torch.randint(60, 190, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     changed = jitter_colours(crops.clone(), 0.3, [(0, 1), (0, 2)])
     assert changed.dtype == torch.uint8 and not torch.equal(changed, crops)
     assert torch.equal(changed, jitter_colours(crops.clone(), 0.3, [(0, 1), (0, 2)]))
@@ -406,19 +397,11 @@ print(round(kept), round(held() - before))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept where the C library is glibc")
 @pytest.mark.parametrize(
-    "environment, kept_mb",
-    [({}, 400), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, 0)],
-    ids=["as it is", "told otherwise"],
+    "environment, kept_mb", [({}, 400), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, 0)], ids=["as it is", "told otherwise"]
 )
-def test_freed_memory_stays_to_the_end_of_an_epoch_unless_the_environment_says_otherwise(
-    environment, kept_mb
-):
+def test_freed_memory_stays_to_the_end_of_an_epoch_unless_the_environment_says_otherwise(environment, kept_mb):
     ran = subprocess.run(
-        [sys.executable, "-c", HELD],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", HELD], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     )
     kept, after = map(int, ran.stdout.split())
     assert kept == pytest.approx(kept_mb, abs=50)

@@ -43,14 +43,11 @@ class Study:
         self.home, self.folder, self.profile = home, home / "runs" / "tiny", str(home / "tiny.yaml")
 
     def write(self, name: str, *cells: str, needs: tuple[str, ...] = (), share: float | None = None) -> None:
-        parameters = nbformat.v4.new_code_cell(
-            'profile = "tiny"\nmood = "calm"', metadata={"tags": ["parameters"]}
-        )
+        parameters = nbformat.v4.new_code_cell('profile = "tiny"\nmood = "calm"', metadata={"tags": ["parameters"]})
         code = [nbformat.v4.new_code_cell(c) for c in (RECORD, *cells)]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(
-            cells=[parameters, *code],
-            metadata={"kernelspec": kernel, "iqa": {"needs": list(needs), "share": share}},
+            cells=[parameters, *code], metadata={"kernelspec": kernel, "iqa": {"needs": list(needs), "share": share}}
         )
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number}"
@@ -137,11 +134,7 @@ def test_failures_are_told_and_only_dependents_are_held_back(study):
     assert "06_silent failed at end: NoResult" in told
     assert "07_leaves failed at end: NoResult" in told
     html = study.report()
-    assert (
-        "&lt;b&gt;too few&lt;/b&gt; images" in html
-        and "cell 4/5 (In [4])" in html
-        and "free and well" in html
-    )
+    assert "&lt;b&gt;too few&lt;/b&gt; images" in html and "cell 4/5 (In [4])" in html and "free and well" in html
 
     code, told = study.run(only=["04_free"])
     assert code == 0 and "04_free: skipped" in told
@@ -212,9 +205,7 @@ def test_two_runs_of_a_profile_at_once_are_refused(study, capsys):
 
 def notebooks(**changes) -> list[Notebook]:
     """Three, of one, two and four parts of the work, that wait."""
-    made = [
-        Notebook(Path(f"{n}.ipynb"), [], [], Path("runs"), share) for n, share in ((1, 1), (2, 2), (3, 4))
-    ]
+    made = [Notebook(Path(f"{n}.ipynb"), [], [], Path("runs"), share) for n, share in ((1, 1), (2, 2), (3, 4))]
     for name, value in changes.items():
         for notebook, one in zip(made, value, strict=True):
             setattr(notebook, name, one)
@@ -223,10 +214,7 @@ def notebooks(**changes) -> list[Notebook]:
 
 def test_the_time_left_is_unknown_until_a_notebook_ran_here():
     assert seconds_left(notebooks()) is None
-    assert (
-        seconds_left(notebooks(status=["running", "waiting", "waiting"], started=[time.monotonic(), 0, 0]))
-        is None
-    )
+    assert seconds_left(notebooks(status=["running", "waiting", "waiting"], started=[time.monotonic(), 0, 0])) is None
     assert seconds_left(notebooks(status=["skipped", "waiting", "waiting"])) is None
 
 
@@ -242,23 +230,15 @@ def test_the_time_left_follows_the_pace_of_the_notebooks_that_ran():
 def test_what_a_notebook_took_here_before_counts_more_than_its_share():
     known = notebooks(expected=[10, 20, 300])
     assert seconds_left(known) == 330
-    mixed = notebooks(
-        status=["done", "waiting", "waiting"], seconds=[30, None, None], expected=[None, 20, None]
-    )
+    mixed = notebooks(status=["done", "waiting", "waiting"], seconds=[30, None, None], expected=[None, 20, None])
     assert seconds_left(mixed) == 20 + 30 * 4
     now = time.monotonic()
     running = notebooks(
-        status=["done", "running", "waiting"],
-        expected=[1, 50, 5],
-        seconds=[1, None, None],
-        started=[0, now - 30, 0],
+        status=["done", "running", "waiting"], expected=[1, 50, 5], seconds=[1, None, None], started=[0, now - 30, 0]
     )
     assert seconds_left(running) == pytest.approx(20 + 5, abs=1)
     late = notebooks(
-        status=["done", "running", "waiting"],
-        expected=[1, 50, 5],
-        seconds=[1, None, None],
-        started=[0, now - 90, 0],
+        status=["done", "running", "waiting"], expected=[1, 50, 5], seconds=[1, None, None], started=[0, now - 90, 0]
     )
     assert seconds_left(late) == 5
 

@@ -23,8 +23,6 @@ def jitter_colours(crops_BCHW: Tensor, strength: float, seeds: Sequence[tuple[in
     crops_BCHW = crops_BCHW.contiguous()
     for crop, seed in zip(crops_BCHW, seeds, strict=True):
         factors = np.random.default_rng(seed).uniform(1 - strength, 1 + strength, 3)
-        for change, factor in zip(
-            (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors, strict=True
-        ):
+        for change, factor in zip((F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors, strict=True):
             crop.copy_(change(crop, float(factor)))
     return crops_BCHW

@@ -88,9 +88,7 @@ def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
     recognised = _recognise(name, data_folder)
     if recognised:
         return CATALOG[recognised[0]]
-    return Dataset(
-        Path(name).stem, "MOS", f"your own labels, {name}", split="yours, or 70/10/20 % by reference"
-    )
+    return Dataset(Path(name).stem, "MOS", f"your own labels, {name}", split="yours, or 70/10/20 % by reference")
 
 
 def locate(name: str, data_folder: str | Path | None = None) -> Path | None:
@@ -210,9 +208,7 @@ def split_by_reference(reference: pd.Series, seed: int = 0) -> list[str]:
     """70 % train, 10 % validation, 20 % test of the references, so no content is on two sides."""
     names = np.random.default_rng(seed).permutation(sorted(set(reference)))
     bounds = np.round(np.array([0.7, 0.8]) * len(names)).astype(int)
-    part = {
-        name: split for split, chunk in zip(SPLITS, np.split(names, bounds), strict=True) for name in chunk
-    }
+    part = {name: split for split, chunk in zip(SPLITS, np.split(names, bounds), strict=True) for name in chunk}
     return [part[r] for r in reference]
 
 
@@ -228,9 +224,7 @@ def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) ->
     if test_only:
         part = table["split"] == "test" if official and (table["split"] == "test").any() else True
         return pd.Series(np.where(part, "test", ""), index=table.index)
-    split = (
-        table["split"] if official else pd.Series(split_by_reference(table["reference"], seed), table.index)
-    )
+    split = table["split"] if official else pd.Series(split_by_reference(table["reference"], seed), table.index)
     if not validation:
         return split.replace("val", "train")
     if (split == "val").any() or not (split == "train").any():
@@ -302,9 +296,7 @@ def find_own(name: str, data_folder: str | Path | None) -> Path:
         if path.is_dir() or (path.is_file() and path.suffix.lower() in OWN_SUFFIXES):
             return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     if Path(name).suffix.lower() in OWN_SUFFIXES:
-        raise DataError(
-            f"The label file '{name}' does not exist; looked for {' and '.join(map(str, candidates))}."
-        )
+        raise DataError(f"The label file '{name}' does not exist; looked for {' and '.join(map(str, candidates))}.")
     near = difflib.get_close_matches(name, CATALOG, n=1)
     raise DataError(
         f"Unknown dataset '{name}'{f', did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(CATALOG)}; or "

@@ -139,9 +139,7 @@ def _look_at_near_copies(report: Report, labelled: pd.DataFrame) -> None:
     text = f"{len(alike)} images are near-copies of another: {_few(alike)}. They count as one photograph"
     if "split" in labelled:
         split = labelled["split"].to_numpy()
-        apart = [
-            pair for i, pair in zip(own[first != own], alike, strict=True) if split[i] != split[first[i]]
-        ]
+        apart = [pair for i, pair in zip(own[first != own], alike, strict=True) if split[i] != split[first[i]]]
         if apart:
             text += f"; {len(apart)} are on both sides of the official split: results are given with and without them"
     report.notes.append(f"{text}.")

@@ -37,9 +37,7 @@ def download(name: str, accept: Callable[[str], bool], data_folder: str | None =
     if not dataset:
         raise DataError(f"Unknown dataset '{name}'. Known: {', '.join(catalog.CATALOG)}.")
     if dataset.build:
-        raise DataError(
-            f"'{name}' is built by this workbook when it is first wanted; there is nothing to load."
-        )
+        raise DataError(f"'{name}' is built by this workbook when it is first wanted; there is nothing to load.")
     present = catalog.locate(name, data_folder)
     if present:
         return present
@@ -47,9 +45,7 @@ def download(name: str, accept: Callable[[str], bool], data_folder: str | None =
         raise DataError(catalog.how_to_get(name, data_folder))
     root = catalog.root_of(data_folder)
     if (root / name).exists():
-        raise DataError(
-            f"{root / name} is there, but not as published. Move it away, or complete it by hand."
-        )
+        raise DataError(f"{root / name} is there, but not as published. Move it away, or complete it by hand.")
     work = root / ".downloads" / name
     work.mkdir(parents=True, exist_ok=True)
     _require_licence(name, dataset, accept, root)
@@ -127,9 +123,7 @@ def _append(url: str, file: Path, start: int, block: int = 1 << 20) -> None:
         expected, received = int(answer.headers.get("Content-Length") or 0), 0
         blocks = iter(functools.partial(answer.read, block), b"")
         with open(file, "ab" if answer.status == 206 else "wb") as target:
-            for content in Progress(
-                blocks, desc=f"loading {file.name}, MiB", total=max(1, expected // block)
-            ):
+            for content in Progress(blocks, desc=f"loading {file.name}, MiB", total=max(1, expected // block)):
                 received += target.write(content)
         if received < expected:
             raise ConnectionError(f"the connection ended after {received:,} of {expected:,} bytes")
@@ -148,9 +142,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 members = opened.infolist()
                 for member in members:
                     _refuse_unsafe(archive, member.filename, stat.S_ISLNK(member.external_attr >> 16))
-                require_space(
-                    folder, sum(member.file_size for member in members), f"Unpacking {archive.name}"
-                )
+                require_space(folder, sum(member.file_size for member in members), f"Unpacking {archive.name}")
                 for member in Progress(members, desc=f"unpacking {archive.name}"):
                     opened.extract(member, folder)
         else:

@@ -45,9 +45,7 @@ def _exposure(image, severity, rng):
 
 
 def _colour_cast(image, severity, rng):
-    gains = 1 + _between(0.03, 0.4, severity) * rng.uniform(0.5, 1) * np.array([1, 0, -1]) * rng.choice(
-        [-1, 1]
-    )
+    gains = 1 + _between(0.03, 0.4, severity) * rng.uniform(0.5, 1) * np.array([1, 0, -1]) * rng.choice([-1, 1])
     return np.clip(np.round(image * gains), 0, 255).astype(np.uint8)
 
 

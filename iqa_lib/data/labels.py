@@ -31,9 +31,7 @@ class _Faults:
             self.sentences.append(f"{self.folder / where[0]}: {problem(where[0])}{more}. {remedy}")
 
 
-def checked(
-    table: pd.DataFrame, folder: Path, score_range: tuple[float, float]
-) -> tuple[pd.DataFrame, list[str]]:
+def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float]) -> tuple[pd.DataFrame, list[str]]:
     """Map scores to 0–100, find the images, fill in references; and say all that is wrong."""
     faults = _Faults(folder)
     table = table.assign(image=table["image"].astype(str).str.strip())
@@ -91,11 +89,7 @@ def _paths(table: pd.DataFrame, folder: Path, faults: _Faults) -> list[str | Non
             linked.append(where)
             path = None
         found.append(path and str(path))
-    faults.add(
-        table.index[table["image"] == ""],
-        lambda where: "names no image",
-        "Give its image, or remove the row.",
-    )
+    faults.add(table.index[table["image"] == ""], lambda where: "names no image", "Give its image, or remove the row.")
     faults.add(
         pd.Index(outside),
         lambda where: f"image '{table['image'][where]}' leaves the folder {folder}",
@@ -141,8 +135,6 @@ def _look_at_split(table: pd.DataFrame, faults: _Faults) -> None:
     home = table["reference"].map(table["split"].where(known).groupby(table["reference"]).first())
     faults.add(
         table.index[known & (table["split"] != home)],
-        lambda where: (
-            f"reference '{table['reference'][where]}' is in {table['split'][where]} and in {home[where]}"
-        ),
+        lambda where: f"reference '{table['reference'][where]}' is in {table['split'][where]} and in {home[where]}",
         "Bring all images of a reference to one side, or remove the column split.",
     )

@@ -53,9 +53,7 @@ def _alike(files: list[str]) -> np.ndarray:
     flat_N1 = length_N1 < FLAT * SIDE
     thumbnails_NP = np.where(flat_N1, 0, thumbnails_NP / np.where(flat_N1, 1, length_N1))
     pairs = []
-    for start in range(
-        0, len(files), 1000
-    ):  # a block of rows at a time: all of 12,000 images would be 0.6 GB
+    for start in range(0, len(files), 1000):  # a block of rows at a time: all of 12,000 images would be 0.6 GB
         first, second = np.nonzero(thumbnails_NP[start : start + 1000] @ thumbnails_NP.T >= ALIKE)
         pairs.append((first + start, second))
     first, second = np.concatenate(pairs, axis=1)

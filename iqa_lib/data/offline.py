@@ -28,13 +28,7 @@ from PIL import Image
 
 from iqa_lib import paths
 from iqa_lib.data import distortions as d
-from iqa_lib.data.faults import (
-    PHONE_SHOTS,
-    VIEW,
-    distort_like_a_camera,
-    distort_like_a_renderer,
-    take_with_a_phone,
-)
+from iqa_lib.data.faults import PHONE_SHOTS, VIEW, distort_like_a_camera, distort_like_a_renderer, take_with_a_phone
 from iqa_lib.data.scenes import compose_scene, part_of_one, shaded_texture
 from iqa_lib.errors import DataError
 from iqa_lib.progress import Progress
@@ -63,12 +57,7 @@ class Variant(NamedTuple):
 
 
 def build_wild(
-    folder: Path,
-    distorted_per_view: int = 13,
-    views: int = VIEWS,
-    scenes: int = 8,
-    seed: int = 0,
-    shipped: bool = True,
+    folder: Path, distorted_per_view: int = 13, views: int = VIEWS, scenes: int = 8, seed: int = 0, shipped: bool = True
 ) -> pd.DataFrame:
     """Write ``offline-wild``: photographs with one to three faults of a camera, in the order it makes them.
 
@@ -96,9 +85,7 @@ def build_phone(
 ) -> pd.DataFrame:
     """Write ``offline-phone``: a smartphone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
     variants = functools.partial(_phone_shots, per_shot)
-    return build_views(
-        folder, {"test": photographs}, views, read_photograph, [variants], seed, _known(shipped)
-    )
+    return build_views(folder, {"test": photographs}, views, read_photograph, [variants], seed, _known(shipped))
 
 
 def build_lab(
@@ -118,12 +105,7 @@ def build_lab(
 
 
 def build_render(
-    folder: Path,
-    scenes: int = 12,
-    views: int = 1,
-    distorted_per_view: int = 13,
-    seed: int = 3,
-    shipped: bool = True,
+    folder: Path, scenes: int = 12, views: int = 1, distorted_per_view: int = 13, seed: int = 3, shipped: bool = True
 ) -> pd.DataFrame:
     """Write ``offline-render``: scenes of generated textures with one to three faults of computer graphics."""
     names = [f"render-{number}" for number in range(scenes)]
@@ -247,9 +229,7 @@ def _phone_shots(per_shot: int, reference: np.ndarray, rng: np.random.Generator)
     for shot in PHONE_SHOTS:
         for number in range(per_shot):
             severity = (number + rng.uniform(0, 1)) / per_shot  # evenly spread
-            yield Variant(
-                f"{shot}-{number}", take_with_a_phone(reference, shot, severity, rng), shot, severity
-            )
+            yield Variant(f"{shot}-{number}", take_with_a_phone(reference, shot, severity, rng), shot, severity)
 
 
 def _at_levels(distortion: str, levels, reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:

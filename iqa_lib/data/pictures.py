@@ -64,9 +64,7 @@ def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: 
             part = folder / f"{kind}-{start:02d}"
             if not (part / "labels.csv").is_file():
                 sources = {"train": names[start : start + SOURCES_AT_ONCE]}
-                offline.build_views(
-                    part, sources, max(1, round(count * views)), open_source, [_variants], seed
-                )
+                offline.build_views(part, sources, max(1, round(count * views)), open_source, [_variants], seed)
     tables = []
     for file in sorted(folder.glob("*-*/labels.csv")):
         table = pd.read_csv(file)
@@ -111,9 +109,7 @@ def _open(wallpapers: tuple[str, ...], name: str) -> np.ndarray:
 def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
     """A dead-leaves scene of parts of six pictures that are trained on."""
     rng = np.random.default_rng([number, zlib.crc32(b"pretraining scene")])
-    names = [
-        _name(place) for place in range(len(wallpapers)) if _name(place) not in _held_out(len(wallpapers))
-    ]
+    names = [_name(place) for place in range(len(wallpapers)) if _name(place) not in _held_out(len(wallpapers))]
     names += offline.PHOTOGRAPHS["train"].split()
     chosen = [_open(wallpapers, name) for name in rng.choice(names, 6, replace=False)]
     return scenes.compose_scene(functools.partial(scenes.part_of_one, chosen), rng)
@@ -131,9 +127,7 @@ def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Varia
         yield Variant(f"kadid-{number}", image, kind, level / 5)
     for number in range(PER_VIEW["phone"]):
         shot, severity = str(rng.choice(list(faults.PHONE_SHOTS))), rng.uniform()
-        yield Variant(
-            f"phone-{number}", faults.take_with_a_phone(reference, shot, severity, rng), shot, severity
-        )
+        yield Variant(f"phone-{number}", faults.take_with_a_phone(reference, shot, severity, rng), shot, severity)
 
 
 def _named(label: str, image: np.ndarray, applied: list) -> Variant:

@@ -15,9 +15,7 @@ SCENE = (960, 720)  # width and height in px of a composed scene
 
 
 def compose_scene(
-    filling: Callable[[tuple[int, int], np.random.Generator], np.ndarray],
-    rng: np.random.Generator,
-    leaves: int = 300,
+    filling: Callable[[tuple[int, int], np.random.Generator], np.ndarray], rng: np.random.Generator, leaves: int = 300
 ) -> np.ndarray:
     """A dead-leaves scene: overlapping shapes, each filled by ``filling((width, height), rng)``, 960 x 720.
 

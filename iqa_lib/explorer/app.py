@@ -73,9 +73,7 @@ class Explorer:
         ExplainError: no run, or no test image.
     """
 
-    def __init__(
-        self, settings: Profile, runs: list[Run], images: ImageSet | None = None, synchronous: bool = False
-    ):
+    def __init__(self, settings: Profile, runs: list[Run], images: ImageSet | None = None, synchronous: bool = False):
         self._settings, self._images = settings, images or load_images(settings)
         rows = self._images.rows("test")
         if not runs or not len(rows):
@@ -343,9 +341,7 @@ class Explorer:
         self.wait()
         r = self._newest
         if len(r.maps) < len(r.models):
-            raise ExplainError(
-                "Nothing to save: the page could not show this image; its status line says why."
-            )
+            raise ExplainError("Nothing to save: the page could not show this image; its status line says why.")
         alphas = [score.alphas for score in r.scores]
         return drawing.snapshot(r.pixels_HWC, r.title(), r.marks(), alphas, r.curves, r.maps, r.distortion)
 

@@ -145,9 +145,7 @@ def status(text: str, sign: str) -> str:
 def kept_list(table: pd.DataFrame, number: int, files: dict[str, str]) -> str:
     """The kept images as a table, under links that save them; ``files``: name and data: address."""
     number_format = "{:.2f}".format
-    rows = table.to_html(
-        index=False, na_rep="–", float_format=number_format, border=0, justify="left"
-    )  # escapes
+    rows = table.to_html(index=False, na_rep="–", float_format=number_format, border=0, justify="left")  # escapes
     rows = rows.replace("<td>", '<td style="text-align:left;padding:1px 14px 1px 2px">')
     return _page.kept_list(rows, number, files)
 

@@ -102,11 +102,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        pretrained: bool | str | Path = True,
-        image_size: int = 224,
-        drop_path_rate: float = 0.0,
+        self, name: str, pretrained: bool | str | Path = True, image_size: int = 224, drop_path_rate: float = 0.0
     ):
         super().__init__()
         self.name = name
@@ -222,8 +218,7 @@ def _read_weights(file: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"'{file}' holds no state dict, a mapping of names to tensors.")
     return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in clean_state_dict(content).items()
+        name: value.float() if value.is_floating_point() else value for name, value in clean_state_dict(content).items()
     }
 
 
@@ -252,9 +247,7 @@ def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file
 
 def _whole(name: str, options: dict) -> nn.Module:
     """The network that a feature backbone is a part of."""
-    return timm.create_model(
-        _shape(name).architecture, **{k: v for k, v in options.items() if k != "features_only"}
-    )
+    return timm.create_model(_shape(name).architecture, **{k: v for k, v in options.items() if k != "features_only"})
 
 
 def _flat(key: str) -> str:

@@ -60,9 +60,7 @@ def _unwrap(content: object, label: str) -> Mapping[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(
-            f"{label} holds no state dict (a mapping of names to tensors) under {WRAPPERS}."
-        )
+        raise CheckpointError(f"{label} holds no state dict (a mapping of names to tensors) under {WRAPPERS}.")
     return content
 
 
@@ -81,8 +79,7 @@ def _matching_model(reference: Mapping[str, Tensor], label: str) -> BlindIQA:
     sizes = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
     if (embedding, depth) not in sizes:
         raise CheckpointError(
-            f"{label} has a Swin of width {embedding} with {depth} blocks in stage 3; "
-            f"known (width, blocks): {sizes}."
+            f"{label} has a Swin of width {embedding} with {depth} blocks in stage 3; known (width, blocks): {sizes}."
         )
     return SmartIQA(
         sizes[embedding, depth],

@@ -80,9 +80,7 @@ KEEPING_ASPECT = (
 PORTRAIT = "Resize it (bicubic, antialiased), whatever its shape, to {resolution} px wide and a third taller."
 
 
-def export_model(
-    model: BlindIQA, path: Path, resolution: int, crop_size: int, portrait: bool = False
-) -> Path:
+def export_model(model: BlindIQA, path: Path, resolution: int, crop_size: int, portrait: bool = False) -> Path:
     """As `to_onnx`, at one stroke, with what a user must do before and after as the file's metadata."""
     import onnx  # here, and onnxruntime below: a page that compares no engines need not wait for it
 

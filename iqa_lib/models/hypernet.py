@@ -42,9 +42,7 @@ class PooledStages(NamedTuple):
     @classmethod
     def join(cls, batches: list[PooledStages]) -> PooledStages:
         """Of several batches, one."""
-        return cls(
-            *([torch.cat(stage) for stage in zip(*part, strict=True)] for part in zip(*batches, strict=True))
-        )
+        return cls(*([torch.cat(stage) for stage in zip(*part, strict=True)] for part in zip(*batches, strict=True)))
 
     def pack(self) -> Tensor:
         """One row of numbers per image, for a feature cache: (B, packed_size(channels))."""
@@ -78,8 +76,7 @@ class LocalDistortion(nn.Module):
             nn.Conv2d(c, width, 1, bias=False) for c, width in zip(channels[:3], (16, 32, 64), strict=True)
         )
         self.project = nn.ModuleList(
-            nn.Linear(width * k * k, STAGE_VECTOR)
-            for width, k in zip((16, 32, 64), LOCAL_CELLS[:3], strict=True)
+            nn.Linear(width * k * k, STAGE_VECTOR) for width, k in zip((16, 32, 64), LOCAL_CELLS[:3], strict=True)
         )
         self.project.append(nn.Linear(channels[3], VECTOR - 3 * STAGE_VECTOR))
 
@@ -111,9 +108,7 @@ class StageAttention(nn.Module):
 def _content_layers(in_channels: int, hidden: tuple[int, int], dropout: float) -> nn.Sequential:
     widths = (in_channels, *hidden, HYPER_CHANNELS)
     layers = [
-        layer
-        for before, after in itertools.pairwise(widths)
-        for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
+        layer for before, after in itertools.pairwise(widths) for layer in (nn.Conv2d(before, after, 1), nn.ReLU())
     ]
     return nn.Sequential(*layers, nn.Dropout(dropout))
 

@@ -94,9 +94,7 @@ class BlindIQA(nn.Module):
         return super()._from_pretrained(**{**kwargs, "pretrained": False})
 
     @classmethod
-    def _load_as_safetensor(
-        cls, model: BlindIQA, model_file: str, map_location: str, strict: bool
-    ) -> BlindIQA:
+    def _load_as_safetensor(cls, model: BlindIQA, model_file: str, map_location: str, strict: bool) -> BlindIQA:
         # The hub's own leaves a model at random where tensors are missing.
         tensors = read_without_running(model_file, remedy="Train or save the model again.")
         require_same_tensors(tensors, model.state_dict(), f"'{model_file}'")
@@ -181,12 +179,7 @@ class HyperIQA(BlindIQA, PyTorchModelHubMixin):
         WeightsError: the backbone is unknown or its weights cannot be had.
     """
 
-    def __init__(
-        self,
-        pretrained: bool | str | Path = True,
-        backbone: str = "resnet50.tv_in1k",
-        image_size: int = 224,
-    ):
+    def __init__(self, pretrained: bool | str | Path = True, backbone: str = "resnet50.tv_in1k", image_size: int = 224):
         body = Backbone(backbone, pretrained, image_size)
         head = QualityHead(body.channels, hidden=(1024, 512), use_multiscale=False, use_attention=False)
         super().__init__(body, head)

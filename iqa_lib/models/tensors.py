@@ -41,17 +41,13 @@ def read_without_running(path: str | Path, remedy: str = NO_CODE) -> object:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(
-        error, pickle.UnpicklingError
-    ):  # torch advises to run the code after all: not repeated here
+    if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code after all: not repeated here
         wanted = re.search(r"Unsupported global: GLOBAL (\S+)", text)
         return f"it wants to run {wanted[1]}" if wanted else "not the pickle of a state dict"
     return text[:200] or type(error).__name__
 
 
-def require_same_tensors(
-    given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model"
-) -> None:
+def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model") -> None:
     """Refuse tensors that are not those of the model, one by one.
 
     Raises:

@@ -129,9 +129,7 @@ def _locate(name: str) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise CheckpointError(
-            f"'{name}' has {len(found)} runs, name one: {', '.join(r.name for r in found)}."
-        )
+        raise CheckpointError(f"'{name}' has {len(found)} runs, name one: {', '.join(r.name for r in found)}.")
     known = ", ".join(sorted(run.name for run in runs)) or "none"
     raise CheckpointError(
         f"No model '{name}': neither a folder with a saved model, nor a checkpoint ({', '.join(CHECKPOINTS)}), nor a "
@@ -159,9 +157,7 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
         files = [file for match in matches for file in (_images_in(match) if match.is_dir() else [match])]
         if not files:
             kind = f"holds no image ({', '.join(PHOTOGRAPHS)})" if matches else "does not exist"
-            raise DataError(
-                f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'."
-            )
+            raise DataError(f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'.")
         found |= dict.fromkeys(files)
     return list(found)
 
@@ -325,9 +321,7 @@ def _score_cuts(scorer: Scorer, cuts: list[np.ndarray]) -> np.ndarray:
     scores = [np.zeros(0)]
     with torch.inference_mode():
         for start in range(0, len(cuts), EVALUATION_BATCH):
-            crops_BCHW = torch.from_numpy(np.stack(cuts[start : start + EVALUATION_BATCH])).permute(
-                0, 3, 1, 2
-            )
+            crops_BCHW = torch.from_numpy(np.stack(cuts[start : start + EVALUATION_BATCH])).permute(0, 3, 1, 2)
             scores.append(scorer.score_crops(crops_BCHW).double().cpu().numpy())
     return np.concatenate(scores)
 
@@ -401,9 +395,7 @@ class Metric(nn.Module):
         if pixels.shape[-2:] != wanted:
             pixels = F.interpolate(pixels, wanted, mode="bicubic", antialias=True).clamp(0, 255)
         pixels = pixels + (pixels.round() - pixels).detach()
-        scores = [
-            self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)
-        ]
+        scores = [self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)]
         return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
 
     def update(self, images: Tensor | Source | Iterable[Source]) -> None:
@@ -421,9 +413,7 @@ class Metric(nn.Module):
 def _require_unit_range(images_N3HW: Tensor) -> None:
     shape, kind = tuple(images_N3HW.shape), images_N3HW.dtype
     if len(shape) != 4 or shape[1] != 3 or not images_N3HW.is_floating_point():
-        raise DataError(
-            f"Expected RGB images of shape (N, 3, H, W) and floating point, 0–1; got {kind} {shape}."
-        )
+        raise DataError(f"Expected RGB images of shape (N, 3, H, W) and floating point, 0–1; got {kind} {shape}.")
     if not ((images_N3HW >= 0) & (images_N3HW <= 1)).all():
         low, high = images_N3HW.aminmax()
         raise DataError(f"Expected values of 0–1; got {low:.3g} to {high:.3g}. Divide 8-bit pixels by 255.")

@@ -115,9 +115,7 @@ def attention_against_score(
     for quantity, weigh in _attention_quantities().items():
         line = {"quantity": quantity, "mean": weigh(test).mean(), "SD": weigh(test).std()}
         for prefix, table in (("", test), ("untrained: ", control)):
-            measured = metrics.bootstrap(
-                metrics.srcc, weigh(table), table["score"], groups=groups, resamples=resamples
-            )
+            measured = metrics.bootstrap(metrics.srcc, weigh(table), table["score"], groups=groups, resamples=resamples)
             names = ("SRCC with score", "95 % low", "95 % high")
             line |= {prefix + name: value for name, value in zip(names, measured, strict=True)}
         lines.append(line | {"untrained: SD": weigh(control).std()})
@@ -190,13 +188,7 @@ def scores_with_other_weights(
     ways = {way: _of_all_seeds(scores, way) for way in scores[0]}
     others = [way for way in ways if way != "as learned"]
     claims = [
-        (
-            w,
-            None,
-            statistics.compare(
-                ways[w], learned_SN, score, groups=groups, resamples=resamples, same_models=True
-            ),
-        )
+        (w, None, statistics.compare(ways[w], learned_SN, score, groups=groups, resamples=resamples, same_models=True))
         for w in others
     ]
     lines = [
@@ -237,9 +229,7 @@ def attention_verdicts(
     entropy_SN, untrained_SN = (np.stack([entropy(t) for t in found]) for found in (tests, controls))
     seen = paper("attention_examples").set_index("quality")
     spread = pd.Series(entropy(seen.set_axis(["mos", "predicted", *ALPHAS], axis=1)), seen.index)
-    learned, constant, shuffled = (
-        _of_all_seeds(scores, way) for way in ("as learned", "mean of all", "shuffled")
-    )
+    learned, constant, shuffled = (_of_all_seeds(scores, way) for way in ("as learned", "mean of all", "shuffled"))
     almost = f"{NEARLY_ALL:g}"
     claims = [
         (
@@ -268,9 +258,7 @@ def attention_verdicts(
         (
             claim,
             None,
-            statistics.compare(
-                a, b, score, groups=groups, statistic=statistic, resamples=resamples, same_models=True
-            ),
+            statistics.compare(a, b, score, groups=groups, statistic=statistic, resamples=resamples, same_models=True),
         )
         for claim, _, (a, b, statistic) in claims
     ]

@@ -250,10 +250,7 @@ def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[s
     with tempfile.TemporaryDirectory() as folder:
         plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
         noise = _noise(8, settings.crop_size).numpy()
-        for name, file in (
-            (FLOAT_ONNX, plain),
-            (INT8_ONNX, to_int8(plain, Path(folder) / "8.onnx", [noise])),
-        ):
+        for name, file in ((FLOAT_ONNX, plain), (INT8_ONNX, to_int8(plain, Path(folder) / "8.onnx", [noise]))):
             scorer = OnnxScorer(file)
             yield name, lambda crops_BCHW, scorer=scorer: scorer(crops_BCHW.cpu().numpy())
 
@@ -407,7 +404,5 @@ def _epoch_of(settings: Profile, number: int, crops_per_image: int) -> Callable[
 def noise_images(number: int, side: int) -> ImageSet:
     """Square images of noise with scores, all for training."""
     pixels = np.random.default_rng(0).integers(0, 256, number * side * side * 3, dtype=np.uint8)
-    table = pd.DataFrame(
-        {"image": [f"{i}" for i in range(number)], "score": np.arange(number) % 101, "split": "train"}
-    )
+    table = pd.DataFrame({"image": [f"{i}" for i in range(number)], "score": np.arange(number) % 101, "split": "train"})
     return ImageSet(table, pixels, np.full((number, 2), side), "noise")

@@ -33,20 +33,15 @@ def _of(page: Page, name: str) -> list[pd.DataFrame]:
     settings = page.settings
     variants = experiments.variants(settings, name)
     runs = page.uses_all(experiments.train_all(settings, variants, train_missing=False))
-    lacking = [
-        v.label for v in variants if len(runs.get(v.label, [])) < len(experiments.seeds_of(settings, v))
-    ]
+    lacking = [v.label for v in variants if len(runs.get(v.label, [])) < len(experiments.seeds_of(settings, v))]
     if lacking:
         raise RunError(
             f"Experiment '{name}' lacks runs of {', '.join(lacking)} in {settings.folder / 'store'}. Train: "
             f"python -m iqa_lib train --profile {settings.profile} --experiment {name}"
         )
-    return {
-        "training": training,
-        "main": main_result,
-        "protocol": protocol,
-        "cross_dataset": cross_dataset,
-    }.get(name, compared)(page, name, variants, runs)
+    return {"training": training, "main": main_result, "protocol": protocol, "cross_dataset": cross_dataset}.get(
+        name, compared
+    )(page, name, variants, runs)
 
 
 def compared(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
@@ -64,9 +59,7 @@ def compared(page: Page, name: str, variants: list[Variant], runs: Runs) -> list
 def training(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
     (run,) = next(iter(runs.values()))
     page.show(
-        figures.training_curves(run.epochs, run.result["best_epoch"]),
-        "training_curves",
-        f"Training of {run.backbone}",
+        figures.training_curves(run.epochs, run.result["best_epoch"]), "training_curves", f"Training of {run.backbone}"
     )
     page.show(
         tables.epochs_beside_paper(run),

@@ -145,27 +145,18 @@ def ablation(settings: Profile) -> list[Variant]:
 
 def fixed_regressor(settings: Profile) -> list[Variant]:
     base = _base(settings)
-    return [
-        Variant("fixed regressor", base | {"use_hyper": False}),
-        Variant("hyper-network", base, "baseline"),
-    ]
+    return [Variant("fixed regressor", base | {"use_hyper": False}), Variant("hyper-network", base, "baseline")]
 
 
 def model_sizes(settings: Profile) -> list[Variant]:
     base = settings.backbone_base or settings.backbone
-    sizes = {
-        "SMART-Tiny": settings.backbone_tiny,
-        "SMART-Small": settings.backbone_small,
-        "SMART-Base": base,
-    }
+    sizes = {"SMART-Tiny": settings.backbone_tiny, "SMART-Small": settings.backbone_small, "SMART-Base": base}
     named = [
         Variant(name, {"backbone": backbone}, "baseline" if backbone == base else "step", paper=name)
         for name, backbone in sizes.items()
         if backbone
     ]
-    controls = [
-        Variant(f"control: {name}", {"backbone": name}, "control") for name in settings.backbone_controls
-    ]
+    controls = [Variant(f"control: {name}", {"backbone": name}, "control") for name in settings.backbone_controls]
     return _beside([*named, *controls], "complexity", "model", srcc="SRCC", params_m="parameters (M)")
 
 
@@ -181,9 +172,7 @@ def learning_rate(settings: Profile) -> list[Variant]:
         return {key: getattr(settings, key) * factor for key in keys}
 
     rows = [
-        Variant(
-            f"× {factor:g}", scaled(factor), "baseline" if factor == 1 else "step", factor, paper=str(rate)
-        )
+        Variant(f"× {factor:g}", scaled(factor), "baseline" if factor == 1 else "step", factor, paper=str(rate))
         for rate, factor in sorted(LEARNING_RATES.items(), key=lambda item: item[1])
     ]
     return _beside(rows, "learning_rate", "lr_backbone", srcc="SRCC")
@@ -227,10 +216,7 @@ def protocol(settings: Profile) -> list[Variant]:
 
 def steps(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
     """Each variant beats the one before it; controls make no claim."""
-    return [
-        beats(after, before)
-        for before, after in itertools.pairwise(v for v in variants if v.role != "control")
-    ]
+    return [beats(after, before) for before, after in itertools.pairwise(v for v in variants if v.role != "control")]
 
 
 def of_baseline(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
@@ -289,21 +275,11 @@ EXPERIMENTS = {
     "training": Experiment(training),
     "main": Experiment(main),
     "ablation": Experiment(
-        ablation,
-        steps,
-        "Ablation: each row adds a part",
-        ("bars", "bars_of_variants", "Ablation; a dash is one seed"),
+        ablation, steps, "Ablation: each row adds a part", ("bars", "bars_of_variants", "Ablation; a dash is one seed")
     ),
-    "fixed_regressor": Experiment(
-        fixed_regressor,
-        of_baseline,
-        "A fixed regressor in place of the hyper-network",
-    ),
+    "fixed_regressor": Experiment(fixed_regressor, of_baseline, "A fixed regressor in place of the hyper-network"),
     "model_sizes": Experiment(
-        model_sizes,
-        steps,
-        "Model sizes",
-        ("curve", "sizes_curve", "SRCC against the number of parameters"),
+        model_sizes, steps, "Model sizes", ("curve", "sizes_curve", "SRCC against the number of parameters")
     ),
     "learning_rate": Experiment(
         learning_rate,
@@ -392,9 +368,7 @@ def train_all(settings: Profile, variants: Sequence[Variant], train_missing: boo
     return found
 
 
-def results(
-    settings: Profile, experiment: str, only: Iterable[str] | None = None, train_missing: bool = True
-) -> Runs:
+def results(settings: Profile, experiment: str, only: Iterable[str] | None = None, train_missing: bool = True) -> Runs:
     """As `train_all`, of one of ``EXPERIMENTS``; ``only`` as for `variants`."""
     return train_all(settings, variants(settings, experiment, only), train_missing)
 

@@ -39,18 +39,11 @@ def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 
 
-def panels(
-    number: int, columns: int, width: float, height: float, **shared: bool
-) -> tuple[Figure, np.ndarray]:
+def panels(number: int, columns: int, width: float, height: float, **shared: bool) -> tuple[Figure, np.ndarray]:
     """A new figure and its Axes in reading order, each of this size in inches."""
     lines = -(-number // columns)
     figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(width * columns, height * lines),
-        layout="constrained",
-        squeeze=False,
-        **shared,
+        lines, columns, figsize=(width * columns, height * lines), layout="constrained", squeeze=False, **shared
     )
     for axis in axes.flat[number:]:
         axis.axis("off")

@@ -58,9 +58,7 @@ def attention_examples(images: ImageSet, rows: np.ndarray, test: pd.DataFrame, p
     return figure
 
 
-def attention_against_score(
-    test: pd.DataFrame, control: pd.DataFrame, decile: pd.Series, label: str
-) -> Figure:
+def attention_against_score(test: pd.DataFrame, control: pd.DataFrame, decile: pd.Series, label: str) -> Figure:
     """Entropy and each weight of every test image, with the mean of each decile; an untrained attention in grey.
 
     Bars are 95 % intervals over the images of a decile.
@@ -240,9 +238,7 @@ def save_maps(scorer: Scorer, table: pd.DataFrame, folder: Path) -> None:
             image_HWC = read_image(Path(row.image), WorkingSize.of_settings(scorer.settings))
         figure, (left, right) = panels(2, 2, 4.5, 3.6)
         photograph(image_HWC, f"{below}: {row.score:.1f}", left)
-        quality_over(
-            image_HWC, maps.quality_map(scorer.settings, scorer.model, image_HWC), right, vmin=0, vmax=100
-        )
+        quality_over(image_HWC, maps.quality_map(scorer.settings, scorer.model, image_HWC), right, vmin=0, vmax=100)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=150)
         plt.close(figure)

@@ -170,9 +170,7 @@ def under_distortion(
     return [(image, examine(settings, model, image)) for image in shown]
 
 
-def spoil_quarter(
-    image_HWC: np.ndarray, name: str, level: int, quarter: int = 3, seed: int = 0
-) -> np.ndarray:
+def spoil_quarter(image_HWC: np.ndarray, name: str, level: int, quarter: int = 3, seed: int = 0) -> np.ndarray:
     """The image with a KADID-10k distortion in one quarter: 0 upper left, 1 upper right, 2 and 3 below them."""
     spoilt, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
     rows = slice(0, height // 2) if quarter < 2 else slice(height // 2, height)
@@ -181,9 +179,7 @@ def spoil_quarter(
     return spoilt
 
 
-def stage_statistics(
-    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray
-) -> pd.DataFrame:
+def stage_statistics(settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
     """Per image and stage: ``activation`` (its mean) and ``unevenness`` (its SD over places / its mean).
 
     Activation is the mean absolute value over channels (paper, Appendix D); columns ``row``, ``stage`` 1–4.

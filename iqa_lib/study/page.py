@@ -50,11 +50,7 @@ class Page:
         self.saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}
 
     def save(
-        self,
-        exhibit: Figure | plt.Axes | pd.DataFrame,
-        name: str,
-        caption: str,
-        data: pd.DataFrame | None = None,
+        self, exhibit: Figure | plt.Axes | pd.DataFrame, name: str, caption: str, data: pd.DataFrame | None = None
     ) -> Figure | pd.DataFrame:
         """Write a figure as ``figures/<profile>/NAME.pdf`` and ``.png``, a table as ``.csv`` and ``.tex``; returns it.
 
@@ -145,15 +141,7 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
 LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-    | {
-        "→": r"$\to$",
-        "Δ": r"$\Delta$",
-        "α": r"$\alpha$",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "≥": r"$\geq$",
-        "−": "$-$",
-    }
+    | {"→": r"$\to$", "Δ": r"$\Delta$", "α": r"$\alpha$", "±": r"$\pm$", "×": r"$\times$", "≥": r"$\geq$", "−": "$-$"}
     | {"–": "--", "“": "``", "”": "''"}
 )
 

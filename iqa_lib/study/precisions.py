@@ -40,9 +40,7 @@ def compare(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
     rows = np.random.default_rng(0).permutation(images.rows("test"))
     model, size = run.load_model(), settings.crop_size
     whole = run.settings.model_copy(update={"freeze_backbone": False})  # no cached features: all is computed
-    engines = {
-        p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")
-    }
+    engines = {p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")}
     with tempfile.TemporaryDirectory() as folder:
         plain = to_onnx(model, Path(folder) / "model.onnx", size, ONNX_BATCH)
         engines[FLOAT_ONNX] = _by_onnx(OnnxScorer(plain), images, size)

@@ -29,18 +29,13 @@ class PublishedMethod(StoredRun):
 
     def __init__(self, settings: Profile, metric: str, images: ImageSet):
         self.metric = metric
-        config = {
-            "method": f"pyiqa {_version()}: {metric}",
-            "data_fingerprint": images.fingerprint,
-        }
+        config = {"method": f"pyiqa {_version()}: {metric}", "data_fingerprint": images.fingerprint}
         digest = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:12]
         name = f"pyiqa-{re.sub(r'[^a-z0-9]+', '-', metric)}-{digest}"
         super().__init__(settings.folder / "store" / name, config)
 
 
-def published_methods(
-    settings: Profile, images: ImageSet
-) -> tuple[dict[str, PublishedMethod], dict[str, str]]:
+def published_methods(settings: Profile, images: ImageSet) -> tuple[dict[str, PublishedMethod], dict[str, str]]:
     """The profile's ``compare_methods``, scored once and then read from the store.
 
     Whole images are scored at the profile's working size, one by one: every method sees the pixels that ours see.
@@ -61,9 +56,7 @@ def _version() -> str:
     try:
         return importlib.metadata.version("pyiqa")
     except importlib.metadata.PackageNotFoundError:
-        raise WeightsError(
-            "pyiqa is not installed: pip install -e '.[compare]' (non-commercial licence)"
-        ) from None
+        raise WeightsError("pyiqa is not installed: pip install -e '.[compare]' (non-commercial licence)") from None
 
 
 def _scored(settings: Profile, metric: str, images: ImageSet) -> PublishedMethod:

@@ -248,9 +248,7 @@ def _variances(values: list, resampled: list, units: int) -> tuple[float, tuple[
 # --- what it says of a claim ------------------------------------------------------------------------------
 
 
-def verdict(
-    difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST
-) -> str:
+def verdict(difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST) -> str:
     """What these runs say of the claim that the first method beats the second, by ``size`` where the claim has one.
 
     With L and H the limits of the family's simultaneous interval:
@@ -275,9 +273,7 @@ def verdict(
     return HOLDS_NOT if high < (size or 0.0) else UNTOLD
 
 
-def would_decide(
-    difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST
-) -> str:
+def would_decide(difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST) -> str:
     """How many runs or images would find the claimed size, or the smallest of interest, with 80 % power.
 
     As far as the measured spread shows; normal quantiles, for with so many runs Student's are near them.
@@ -443,7 +439,5 @@ def conclude(verdicts: pd.DataFrame) -> str:
 
 def count_verdicts(*tables: pd.DataFrame) -> str:
     """How many claims hold, do not, or cannot be told."""
-    counts = pd.concat(
-        [t["verdict"] for t in tables if "verdict" in t] or [pd.Series(dtype=str)]
-    ).value_counts()
+    counts = pd.concat([t["verdict"] for t in tables if "verdict" in t] or [pd.Series(dtype=str)]).value_counts()
     return ", ".join(f"{counts[kind]} × {kind}" for kind in VERDICTS if kind in counts) or "no claim to judge"

@@ -58,9 +58,7 @@ def agreement_of_raters(sets: dict[str, ImageSet], counts=(1, 2, 4, 9, 13, 20)) 
                 ("panel agreement", panel, ceiling.panel_agreement),
                 ("limit of a perfect model", panel, ceiling.perfect_model),
             ]
-            lines += [
-                {"dataset": name, "whose": whose, "raters": k, "SRCC": srcc} for whose, k, srcc in found
-            ]
+            lines += [{"dataset": name, "whose": whose, "raters": k, "SRCC": srcc} for whose, k, srcc in found]
     return pd.DataFrame(lines, columns=["dataset", "whose", "raters", "SRCC"]).round(4)
 
 
@@ -73,9 +71,7 @@ def epochs_beside_paper(run: Run) -> pd.DataFrame:
     if run.settings.protocol == "honest":
         unwanted += [c for c in run.epochs if c.startswith("test_")]
     log = paper("training_log_base").set_index("epoch").add_prefix("paper (KonIQ-10k, Swin-B): ")
-    return (
-        run.epochs.drop(columns=unwanted).round(4).merge(log, how="left", left_on="epoch", right_index=True)
-    )
+    return run.epochs.drop(columns=unwanted).round(4).merge(log, how="left", left_on="epoch", right_index=True)
 
 
 def hyper_parameters(settings: Profile) -> pd.DataFrame:
@@ -119,9 +115,7 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
         resamples=resamples,
     )
     measured = run.measure(resamples)
-    lines = [
-        {"model": "trained", "metric": name, **interval._asdict()} for name, interval in measured.items()
-    ]
+    lines = [{"model": "trained", "metric": name, **interval._asdict()} for name, interval in measured.items()]
     if set(VOTES) <= set(test):
         raters = [metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
         lines.insert(1, {"model": "trained", "metric": "raters whose mean agrees as well"} | dict(zip(
@@ -140,9 +134,7 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
         what = f"SRCC without the {(~apart).sum()} test images that have a near-copy in training"
         lines.insert(1, {"model": "trained", "metric": what, **clean._asdict()})
     if not any("logistic" in line["metric"] for line in lines):
-        lines.append(
-            {"model": "trained", "metric": "after the logistic: validation determines no rising curve"}
-        )
+        lines.append({"model": "trained", "metric": "after the logistic: validation determines no rising curve"})
     table = pd.DataFrame(lines).round(4).assign(over=statistics.units_of(test))
     return table.rename(columns={"low": "95 % low", "high": "95 % high", "over": "interval over"})
 
@@ -230,8 +222,7 @@ def _ways_of_reporting(settings: Profile, run: Run, images: ImageSet, draws: int
     score = test["score"].to_numpy()[few]
     drawn = metrics.srcc(scored_NP.mean(1), score)
     halves = [
-        metrics.srcc(rng.permuted(scored_NP, axis=1)[:, : scored_NP.shape[1] // 2].mean(1), score)
-        for _ in range(draws)
+        metrics.srcc(rng.permuted(scored_NP, axis=1)[:, : scored_NP.shape[1] // 2].mean(1), score) for _ in range(draws)
     ]
     luck = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
     everywhere, here = run.srcc, metrics.srcc(test["prediction"].to_numpy()[few], score)

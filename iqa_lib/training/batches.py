@@ -12,12 +12,7 @@ from iqa_lib.data.images import ImageSet, page_locked
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
-from iqa_lib.training.evaluate import (
-    Crop,
-    crop_features,
-    stages_from_cache,
-    stages_of,
-)
+from iqa_lib.training.evaluate import Crop, crop_features, stages_from_cache, stages_of
 
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 
@@ -30,9 +25,7 @@ class ImageBatches:
         names: the image that each crop is of.
     """
 
-    def __init__(
-        self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int
-    ):
+    def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int):
         self.settings, self.model, self.images, self.crops, self.epoch = settings, model, images, crops, epoch
         rows = np.array([crop[0] for crop in crops])
         self.labels, self.names = images.scores(rows), images.table["image"].iloc[rows]
@@ -58,9 +51,7 @@ class FrozenBatches(ImageBatches):
     def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray):
         crops = training_crops(settings, images, rows, np.random.default_rng(CACHED_EPOCHS))
         super().__init__(settings, model, images, crops, CACHED_EPOCHS)
-        self.features = crop_features(
-            settings, model, images, crops, "training crops", settings.colour_jitter
-        )
+        self.features = crop_features(settings, model, images, crops, "training crops", settings.colour_jitter)
 
     def read(self, chosen: np.ndarray) -> Tensor:
         return super().read(chosen) if self.features is None else page_locked(self.features[chosen])
@@ -75,9 +66,7 @@ class FrozenBatches(ImageBatches):
             return super().stages(data).as_cached()
 
 
-def training_crops(
-    settings: RunSettings, images: ImageSet, rows: np.ndarray, rng: np.random.Generator
-) -> list:
+def training_crops(settings: RunSettings, images: ImageSet, rows: np.ndarray, rng: np.random.Generator) -> list:
     return random_crops(
         images, rows, settings.train_crops, settings.crop_size, rng, settings.flip, settings.random_crop
     )

@@ -48,20 +48,13 @@ def evaluation_crops(settings: RunSettings, images: ImageSet, rows: np.ndarray, 
     return draw_crops(settings, images, rows, PAPER_TEST_CROPS, 0 if settings.freeze_backbone else draw)
 
 
-def draw_crops(
-    settings: RunSettings, images: ImageSet, rows: np.ndarray, per_image: int, draw: int
-) -> list[Crop]:
+def draw_crops(settings: RunSettings, images: ImageSet, rows: np.ndarray, per_image: int, draw: int) -> list[Crop]:
     rng = np.random.default_rng([settings.seed, draw, per_image])
     return random_crops(images, rows, per_image, settings.crop_size, rng, flip=False)
 
 
 def crop_features(
-    settings: RunSettings,
-    model: BlindIQA,
-    images: ImageSet,
-    crops: list[Crop],
-    what: str,
-    colour_jitter: float = 0.0,
+    settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], what: str, colour_jitter: float = 0.0
 ) -> Features | None:
     """What the head reads of each crop, float16 (N, P), from the frozen backbone (`features.cached`)."""
     key = (
@@ -132,9 +125,7 @@ def predict_crops(
             scores.append(model.score_stages(stages).float())
             if model.last_attention_weights is not None:
                 alphas.append(model.last_attention_weights.float())
-    table = pd.DataFrame(
-        {"row": [c[0] for c in crops], "prediction": torch.cat(scores).double().cpu().numpy()}
-    )
+    table = pd.DataFrame({"row": [c[0] for c in crops], "prediction": torch.cat(scores).double().cpu().numpy()})
     if alphas:
         table[ALPHAS] = torch.cat(alphas).double().cpu().numpy()
     return table
@@ -177,9 +168,7 @@ def stage_batches(
         for packed in ahead(lambda part: page_locked(kept[part]), parts):
             yield stages_from_cache(packed, model)
     else:
-        pooled = through_backbone(
-            settings, model, lambda part: images.crops(crops[part], settings.crop_size), parts
-        )
+        pooled = through_backbone(settings, model, lambda part: images.crops(crops[part], settings.crop_size), parts)
         while few := list(islice(pooled, HEAD_BATCH // EVALUATION_BATCH)):
             stages = PooledStages.join(few)
             yield stages.as_cached() if settings.freeze_backbone else stages

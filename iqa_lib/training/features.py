@@ -97,9 +97,7 @@ def _add(
     compute: Callable[[np.ndarray], Iterable[np.ndarray]],
 ) -> None:
     if shutil.disk_usage(folder).free < len(missing) * row_bytes + LEFT_FREE:
-        raise OSError(
-            errno.ENOSPC, f"{len(missing) * row_bytes / 1e9:.2f} GB are needed, the disk is too full"
-        )
+        raise OSError(errno.ENOSPC, f"{len(missing) * row_bytes / 1e9:.2f} GB are needed, the disk is too full")
     waiting = iter(missing)
     # Appended, not mapped: a full disk then is an error and no SIGBUS.
     with open(folder / ROWS, "ab") as rows, open(folder / CROPS, "ab") as crops:

@@ -128,16 +128,13 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
     if isinstance(student.net, HybridSwin):
         student.net.convolutions.load_state_dict(teacher.net.state_dict())
         student.net.convolutions.requires_grad_(False)
-    model = Lessons(student, teacher.channels, len(targets.kinds)).to(
-        device, memory_format=torch.channels_last
-    )
+    model = Lessons(student, teacher.channels, len(targets.kinds)).to(device, memory_format=torch.channels_last)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     rows = images.rows("train")
     steps = epochs * math.ceil(len(rows) / BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / WARMUP_STEPS, 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2),
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
     )
     state_file, done = folder / STATE, []
     if state_file.is_file():
@@ -214,9 +211,7 @@ def _losses(model: Lessons, teacher: Backbone, crops_BCHW: Tensor, wanted: Tenso
         with torch.no_grad():
             taught = teacher(image)
         found, logits = model(image, taught)
-    apart = [
-        _relative_error(ours.float(), theirs.float()) for ours, theirs in zip(found, taught, strict=True)
-    ]
+    apart = [_relative_error(ours.float(), theirs.float()) for ours, theirs in zip(found, taught, strict=True)]
     guessed = logits[:, :2].sigmoid()
     return {
         "score": F.l1_loss(guessed[:, 0], wanted[:, 0]),

@@ -58,9 +58,7 @@ def claimed(folder: Path) -> Iterator[None]:
     claim = filelock.SoftFileLease(
         folder / ".claim",
         lease_duration=LEASE,
-        on_compromise=lambda _: (
-            _thread.interrupt_main()
-        ),  # noticed in a thread, which can stop the work only thus
+        on_compromise=lambda _: _thread.interrupt_main(),  # noticed in a thread, which can stop the work only thus
     )
     try:
         with paths.writing_to(folder):

@@ -40,11 +40,7 @@ from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
-from iqa_lib.training.evaluate import (
-    ahead,
-    evaluation_crops,
-    predict,
-)
+from iqa_lib.training.evaluate import ahead, evaluation_crops, predict
 from iqa_lib.training.losses import combined
 from iqa_lib.training.runs import MODEL, STATE, Run, claimed
 
@@ -90,11 +86,7 @@ def train(settings: RunSettings, images: ImageSet | None = None) -> Run:
 
 
 def build_model(settings: RunSettings) -> BlindIQA:
-    common = {
-        "backbone": settings.backbone,
-        "pretrained": settings.pretrained,
-        "image_size": settings.crop_size,
-    }
+    common = {"backbone": settings.backbone, "pretrained": settings.pretrained, "image_size": settings.crop_size}
     if settings.method == "hyper_iqa":
         return HyperIQA(**common)
     parts = {key: getattr(settings, key) for key in ("use_attention", "use_multiscale", "use_hyper")}
@@ -105,16 +97,13 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
     started = time.monotonic()
     set_seed(settings.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # nothing here reads memory before it is written
-    )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before it is written
     chooser = "val" if settings.protocol == "honest" else "test"
     rows_of = {split: images.rows(split) for split in ("train", "val", "test")}
     for split in ("train", chooser, "test"):
         if len(rows_of[split]) < 3:
             raise RunError(
-                f"Dataset '{settings.dataset}' has {len(rows_of[split])} images in split '{split}'; "
-                f"at least 3 needed."
+                f"Dataset '{settings.dataset}' has {len(rows_of[split])} images in split '{split}'; at least 3 needed."
             )
     train_rows = rows_of["train"]
     watched = (chooser, "test") if settings.watch_test and chooser != "test" else (chooser,)
@@ -131,8 +120,7 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
             half_written.unlink(missing_ok=True)
     if state_file.is_file() and not (run.folder / MODEL).is_file():
         print(
-            f"{run.folder}: {MODEL}, the best epoch's weights, is gone: training from the beginning.",
-            file=sys.stderr,
+            f"{run.folder}: {MODEL}, the best epoch's weights, is gone: training from the beginning.", file=sys.stderr
         )
     elif state_file.is_file():
         epochs, best = _resume(loop, state_file)
@@ -257,9 +245,7 @@ class Loop:
         """The loss of one batch, after learning from it; no wait for the device."""
         with machine.autocast(self.settings.precision, self.accelerator.device):
             predicted_B = self.model.score_stages(stages)
-        loss = (
-            combined(self.settings.loss, self.settings.ranking_weight)(predicted_B.float(), label_B) * scale
-        )
+        loss = combined(self.settings.loss, self.settings.ranking_weight)(predicted_B.float(), label_B) * scale
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         with _needing_the_others(self.accelerator):
@@ -287,9 +273,7 @@ def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) 
     batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     shares = [_share(batch, accelerator) for batch in batches]
     losses, unread, waited, started = [], [], 0.0, time.monotonic()
-    bar = Progress(
-        ahead(crops.read, shares), desc=f"train: epoch {epoch}/{settings.epochs}", total=len(batches)
-    )
+    bar = Progress(ahead(crops.read, shares), desc=f"train: epoch {epoch}/{settings.epochs}", total=len(batches))
     asked = started
     for number, data in enumerate(bar):
         waited += time.monotonic() - asked
@@ -366,9 +350,7 @@ def _schedule(settings: RunSettings, optimizer: torch.optim.Optimizer, batches: 
         done = min(1.0, (step - warmup) / max(1, steps - warmup))
         return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
-    floors = [
-        settings.final_learning_rate if honest else PAPER_FLOOR / g["lr"] for g in optimizer.param_groups
-    ]
+    floors = [settings.final_learning_rate if honest else PAPER_FLOOR / g["lr"] for g in optimizer.param_groups]
     return [functools.partial(factor, floor) for floor in floors]
 
 
@@ -431,17 +413,9 @@ def _finish(
     """Write the best epoch's predictions on the held-out splits and what they say, ``result.json`` last."""
     labels = images.table.drop(columns="path")
     parts = {
-        split: labels.iloc[images.rows(split)].reset_index(drop=True).join(table)
-        for split, table in scored.items()
+        split: labels.iloc[images.rows(split)].reset_index(drop=True).join(table) for split, table in scored.items()
     }
-    curve = (
-        metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
-    )
-    result = {
-        "best_epoch": best["epoch"],
-        "epochs": epochs_done,
-        "parameters": best["parameters"],
-        "logistic": curve,
-    }
+    curve = metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
+    result = {"best_epoch": best["epoch"], "epochs": epochs_done, "parameters": best["parameters"], "logistic": curve}
     used = machine.used_precision(settings.precision, device)
     run.complete_with(pd.concat(parts.values()), result, str(device), seconds, used)

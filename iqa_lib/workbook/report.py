@@ -65,9 +65,7 @@ def write_index(page: Page) -> Path:
 
 def _siblings(file: Path) -> list[str]:
     """The names of an exhibit's files of every kind."""
-    return [
-        f"{file.stem}{kind}" for kind in (".pdf", ".png", ".csv", ".tex") if file.with_suffix(kind).is_file()
-    ]
+    return [f"{file.stem}{kind}" for kind in (".pdf", ".png", ".csv", ".tex") if file.with_suffix(kind).is_file()]
 
 
 def _write(path: Path, settings: Profile, **content: Any) -> Path:
@@ -90,9 +88,7 @@ def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
         "notebook": notebook,
         "html": page and f"notebooks/{page.name}",
         "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
-        "numbers": {
-            k: in_words(v, ".4g") if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()
-        },
+        "numbers": {k: in_words(v, ".4g") if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()},
         "tables": [{**t, **_table(paths.HOME / t["file"])} for t in new["tables"]],
         "figures": [{**f, "png": _embedded(paths.HOME / f["file"])} for f in new["figures"]],
         "shown_above": sum(len(result.get(kind, [])) - len(entries) for kind, entries in new.items()),

@@ -221,18 +221,14 @@ def _check_needs(notebooks: list[Notebook]) -> None:
     before: set[str] = set()
     for notebook in notebooks:
         if missing := set(notebook.needs) - before:
-            raise RunError(
-                f"{notebook.name} needs {', '.join(sorted(missing))}, which no notebook before it is"
-            )
+            raise RunError(f"{notebook.name} needs {', '.join(sorted(missing))}, which no notebook before it is")
         before.add(notebook.name)
 
 
 # ---- one notebook ----------------------------------------------------------------------------------------
 
 
-def _execute(
-    notebook: Notebook, parameters: dict[str, Any], progress_file: Path, cell_timeout: int | None
-) -> None:
+def _execute(notebook: Notebook, parameters: dict[str, Any], progress_file: Path, cell_timeout: int | None) -> None:
     """Run it; afterwards ``status`` is done or failed, the latter with an ``error``."""
 
     def on_cell(number: int | None = None, of: int = 0) -> None:
@@ -294,18 +290,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
 # ---- how long it takes -----------------------------------------------------------------------------------
 
 
-def _expect(
-    selected: list[Notebook], everything, settings: Profile, parameters, library, force: bool
-) -> None:
+def _expect(selected: list[Notebook], everything, settings: Profile, parameters, library, force: bool) -> None:
     """What each notebook took here the last time; nothing, where it will be skipped."""
     changed = set()
     for notebook in selected:
         inputs = _inputs(notebook, everything, settings, parameters, library)
-        if (
-            not force
-            and not changed.intersection(notebook.needs)
-            and _is_unchanged(notebook, inputs, settings)
-        ):
+        if not force and not changed.intersection(notebook.needs) and _is_unchanged(notebook, inputs, settings):
             notebook.expected = 0.0
         else:
             changed.add(notebook.name)

@@ -29,11 +29,7 @@ def study(tmp_path_factory, built_data):
     folder = tmp_path_factory.mktemp("explorer")
     shutil.copytree(built_data, folder / "data")
     with pytest.MonkeyPatch.context() as patch:
-        for name, part in {
-            "DATA": folder / "data",
-            "RUNS": folder / "runs",
-            "FIGURES": folder / "figures",
-        }.items():
+        for name, part in {"DATA": folder / "data", "RUNS": folder / "runs", "FIGURES": folder / "figures"}.items():
             patch.setattr(paths, name, part)
         sees = {"backbone": "tf_efficientnet_lite0", "pretrained": True, "freeze_backbone": True}
         settings = load_profile("smoke", **sees, epochs=4)
@@ -181,9 +177,7 @@ def test_names_of_models_are_never_equal(study):
         ("<b>bold</b>.png", b"?", "“&lt;b&gt;bold&lt;/b&gt;.png”"),
     ],
 )
-def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(
-    explorer, name, content, expected
-):
+def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(explorer, name, content, expected):
     before = everything(explorer)
     upload(explorer, name, content)
     assert expected in explorer.status.value and "▲" in explorer.status.value

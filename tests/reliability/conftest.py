@@ -91,9 +91,7 @@ def _title(name: str) -> str:
 
 def pytest_sessionfinish(session):
     if found := session.config.stash[rows]:
-        with filelock.FileLock(
-            session.config.cache.mkdir("reliability") / "lock"
-        ):  # pytest-xdist's processes
+        with filelock.FileLock(session.config.cache.mkdir("reliability") / "lock"):  # pytest-xdist's processes
             earlier = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
             kept = dict(filter(None, map(_row_of_a_test_that_exists, earlier)))
             lines = [_line(row) for _, row in sorted({**kept, **found}.items())]
@@ -106,9 +104,7 @@ def _line(cells: list[str]) -> str:
 
 def _row_of_a_test_that_exists(line: str) -> tuple[str, list[str]] | None:
     cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-    match = (
-        re.fullmatch(rf"`({COMMAND}'tests/reliability/(\w+\.py)::(\w+).*')`", cells[-1]) if cells else None
-    )
+    match = re.fullmatch(rf"`({COMMAND}'tests/reliability/(\w+\.py)::(\w+).*')`", cells[-1]) if cells else None
     if match is None:
         return None
     command, file, test = match.groups()

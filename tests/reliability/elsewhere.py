@@ -81,12 +81,7 @@ def wait_for(condition, process=None, seconds=120):
 
 
 def kill_at_random(
-    homes: Callable[[], Path],
-    seconds: float,
-    on_death: Callable[[Path], None],
-    work: Callable,
-    *arguments,
-    kills=20,
+    homes: Callable[[], Path], seconds: float, on_death: Callable[[Path], None], work: Callable, *arguments, kills=20
 ) -> list[Path]:
     """SIGKILL and start again, until ``kills`` have struck; what ends before is begun anew in the next home.
 
@@ -129,9 +124,7 @@ def _work(home: Path, work: Callable, arguments: tuple) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored where the suite runs in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite runs in a shell's background
     torch.set_num_threads(1)
     code = work(*arguments)
     sys.exit(code if isinstance(code, int) else 0)

@@ -50,9 +50,7 @@ def log_of(run):
     return [json.loads(line) for line in (run / "epochs.jsonl").read_text().splitlines()]
 
 
-STORED = [
-    f"runs/smoke/store/*/{name}" for name in ("*.parquet", "*.safetensors", "result.json", "[cr]*n*.json")
-]
+STORED = [f"runs/smoke/store/*/{name}" for name in ("*.parquet", "*.safetensors", "result.json", "[cr]*n*.json")]
 
 
 @pytest.mark.parametrize("options", [{}, {"freeze_backbone": True}], ids=["whole", "frozen"])
@@ -69,9 +67,7 @@ def test_training(record, homes, options):
     for home in survivors:
         assert bits(home, *STORED) == bits(expected, *STORED)
         (run,) = home.glob("runs/smoke/store/*")
-        assert {f.name for f in run.iterdir()} == {f.name for f in whole.iterdir()}, (
-            "something half-written stays"
-        )
+        assert {f.name for f in run.iterdir()} == {f.name for f in whole.iterdir()}, "something half-written stays"
         epochs = kept.get(home, [])
         assert log_of(run)[: len(epochs)] == epochs, "a finished epoch was trained again"
     record(f"training, {'the head alone' if options else 'the whole network'}", TRIED, KILLS)
@@ -106,9 +102,7 @@ def test_feature_caching(record, homes):
 
     for home in kill_at_random(homes, seconds, at_death, cache_features, kills=KILLS):
         assert bits(home, *stored) == whole
-    (crops,) = (
-        len(listed) // features.CROP for file, listed in whole.items() if file.endswith(features.CROPS)
-    )
+    (crops,) = (len(listed) // features.CROP for file, listed in whole.items() if file.endswith(features.CROPS))
     assert any(0 < count < crops for count in kept.values()), "no kill struck while features were computed"
     record("feature caching", TRIED, KILLS)
 
@@ -229,10 +223,7 @@ def studies(tmp_path):
         for number in (1, 2, 3):
             name, needs = f"0{number}_page", ["01_page"] if number == 3 else []
             study.write(
-                name,
-                "import time; time.sleep(0.2); print('seen')",
-                f"record('{name}', '{number}')",
-                needs=needs,
+                name, "import time; time.sleep(0.2); print('seen')", f"record('{name}', '{number}')", needs=needs
             )
         made.append(home)
         return home
@@ -269,9 +260,7 @@ INTERRUPTED = "Interrupted. What is finished is kept: the same command goes on f
 
 
 def train_long():
-    return command(
-        "train", "--profile", "smoke", "--experiment", "training", "-p", "epochs=500", "patience=500"
-    )
+    return command("train", "--profile", "smoke", "--experiment", "training", "-p", "epochs=500", "patience=500")
 
 
 def run_for_ever():

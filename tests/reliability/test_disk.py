@@ -14,9 +14,7 @@ from elsewhere import bits, command, finish, said, start, wait_for
 from iqa_lib import paths
 
 TRAIN = ("train", "--profile", "smoke", "--experiment", "training", "-p", "epochs=4")
-STORED = [
-    f"runs/smoke/store/*/{name}" for name in ("predictions.parquet", "model.safetensors", "result.json")
-]
+STORED = [f"runs/smoke/store/*/{name}" for name in ("predictions.parquet", "model.safetensors", "result.json")]
 MB = 1 << 20
 
 
@@ -25,9 +23,7 @@ def small_disk(tmp_path, homes):
     """A home that is a file system of its own, 128 MB in memory."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(folder)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
     shutil.copytree(homes() / "data", folder / "data")
@@ -109,9 +105,7 @@ def test_a_disk_that_fills_while_it_writes(record, undisturbed, small_disk, what
     told = finish(small_disk, command, *TRAIN)
     if what in ("the checkpoint", "the results"):
         begun = 3 if what == "the checkpoint" else 5
-        assert [told.count(f"train: epoch {epoch}/4:   0%") for epoch in (1, 2)] == [1, 1], (
-            f"goes on at {begun}"
-        )
+        assert [told.count(f"train: epoch {epoch}/4:   0%") for epoch in (1, 2)] == [1, 1], f"goes on at {begun}"
     assert bits(small_disk, *STORED) == bits(undisturbed(), *STORED)
     record(f"disk full: {what}", "a tmpfs fills in mid-write; room is made, started again", 1)
 
@@ -173,10 +167,7 @@ def test_a_read_only_folder(record, small_disk, what):
     finally:
         remount(small_disk, "rw")
     (told,) = said(small_disk).splitlines()
-    assert (
-        "cannot be written: Read-only file system. Give yourself the right to write there, or set IQA_HOME"
-        in told
-    )
+    assert "cannot be written: Read-only file system. Give yourself the right to write there, or set IQA_HOME" in told
     assert f"error: {small_disk}" in told
     record(f"read-only folder: {what}", "one line says which folder, and the way out", 1)
 
@@ -236,6 +227,4 @@ def test_a_slow_disk(record, homes, undisturbed):
         assert process.exitcode == 0, said(home)
     assert said(home).count("train: epoch 1/2:   0%") == 1 and "waiting for it" in said(home)
     assert bits(home, *STORED) == bits(undisturbed("epochs=2"), *STORED)
-    record(
-        "slow disk", "a checkpoint takes 4 s to write, a claim lasts 3 s; another process wants the run", 1
-    )
+    record("slow disk", "a checkpoint takes 4 s to write, a claim lasts 3 s; another process wants the run", 1)

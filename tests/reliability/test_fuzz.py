@@ -99,34 +99,8 @@ def mutated(content: bytes, recipe: bytes) -> bytes:
 
 SEED = st.integers(0, 2**64 - 1)
 ODD_TEXTS = (
-    *(
-        "",
-        "../x.png",
-        "/etc/passwd",
-        "a\0b",
-        "x" * 5000,
-        "=1+1",
-        "nan",
-        "1e999",
-        "1_000",
-        "٣",
-        "\ud7ff",
-        "..",
-        ".inf",
-    ),
-    *(
-        "true",
-        "null",
-        "~",
-        "2020-13-45",
-        "0x",
-        "!!python/name:os.mkdir",
-        "<<",
-        "- a",
-        "\u2028",
-        "\ud83d\ude00",
-        "-0",
-    ),
+    *("", "../x.png", "/etc/passwd", "a\0b", "x" * 5000, "=1+1", "nan", "1e999", "1_000", "٣", "\ud7ff", "..", ".inf"),
+    *("true", "null", "~", "2020-13-45", "0x", "!!python/name:os.mkdir", "<<", "- a", "\u2028", "\ud83d\ude00", "-0"),
 )
 
 
@@ -253,12 +227,7 @@ def test_a_damaged_image_is_decoded_or_named(tmp_path, tally, record, name):
             return head + chunk[:4] + body + seal + trial.valid[33:]
 
         trial.offer_drawn(100, RECIPE.map(resealed))
-    record(
-        "images",
-        f"{name}: flipped, cut, spliced bytes",
-        len(trial.seen),
-        "nothing; a result or a named error",
-    )
+    record("images", f"{name}: flipped, cut, spliced bytes", len(trial.seen), "nothing; a result or a named error")
 
 
 def test_damaged_images_go_through_the_whole_scoring_path(tmp_path, tally, record):
@@ -278,12 +247,7 @@ def test_damaged_images_go_through_the_whole_scoring_path(tmp_path, tally, recor
     assert len(scores) == 41 * len(IMAGES)
     assert scores[[str(tmp_path / name) for name in IMAGES]].notna().all()
     assert np.isfinite(scores.dropna()).all() and scores.isna().any()
-    record(
-        "images",
-        "scored in one batch, damaged ones among them",
-        len(inputs),
-        "each has a score or a named fault",
-    )
+    record("images", "scored in one batch, damaged ones among them", len(inputs), "each has a score or a named fault")
 
 
 # --- label files ------------------------------------------------------------------------------------------
@@ -315,12 +279,7 @@ def test_a_damaged_label_file_is_read_or_named(tmp_path, tally, record, layout):
         if path.suffix == ".xlsx":
             trial.offer_drawn(examples // 2, inside_zip(trial.valid))
         seen = len(trial.seen)
-    record(
-        "label files",
-        f"{layout.__name__}: flipped, cut, spliced bytes",
-        seen,
-        "nothing; a result or a named error",
-    )
+    record("label files", f"{layout.__name__}: flipped, cut, spliced bytes", seen, "nothing; a result or a named error")
 
 
 def inside_zip(archive: bytes) -> st.SearchStrategy[bytes]:
@@ -374,19 +333,10 @@ def test_ones_own_strange_labels_are_read_or_named(own_folder, tally, record, na
     trial = Trial(tally, f"own {name}", path, read_labels_of(str(path), own_folder))
     trial.offer_mutations(500)
     trial.offer_drawn(500, odd)
-    for bomb in (
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b"image,score\n" + b"," * 200_000,
-        b"9" * 100_000,
-        b"\0" * 1000,
-    ):
+    for bomb in (b"[" * 100_000, b'{"a":' * 100_000, b"image,score\n" + b"," * 200_000, b"9" * 100_000, b"\0" * 1000):
         trial.offer(bomb)
     record(
-        "label files",
-        f"{name} of one's own, damaged and odd",
-        len(trial.seen),
-        "nothing; a result or a named error",
+        "label files", f"{name} of one's own, damaged and odd", len(trial.seen), "nothing; a result or a named error"
     )
 
 
@@ -395,13 +345,7 @@ def test_bombs_and_odd_arrays_in_sheets_and_mat_files_are_refused(tmp_path, tall
     LIVEC(tmp_path / "livec")
     path = tmp_path / "livec/Data/AllMOS_release.mat"
     trial = Trial(tally, "mat bombs", path, read_labels_of("livec", tmp_path / "livec"))
-    odd = [
-        np.zeros((0, 0)),
-        np.zeros((3000, 3000), np.uint8),
-        np.array(["a", "b"]),
-        np.ones((1, 10)) * 1j,
-        {"a": 1.0},
-    ]
+    odd = [np.zeros((0, 0)), np.zeros((3000, 3000), np.uint8), np.array(["a", "b"]), np.ones((1, 10)) * 1j, {"a": 1.0}]
     odd += [np.array([[{"x": 1}]], dtype=object), np.full((1, 10), np.nan), np.ones((10, 10, 2))]
     for value in odd:
         content = io.BytesIO()
@@ -415,10 +359,7 @@ def test_bombs_and_odd_arrays_in_sheets_and_mat_files_are_refused(tmp_path, tall
 
     SPAQ(tmp_path / "spaq")
     sheet = tmp_path / "spaq/Annotations/MOS and Image attribute scores.xlsx"
-    with (
-        zipfile.ZipFile(sheet, "a", zipfile.ZIP_DEFLATED) as opened,
-        opened.open("xl/bomb.xml", "w") as member,
-    ):
+    with zipfile.ZipFile(sheet, "a", zipfile.ZIP_DEFLATED) as opened, opened.open("xl/bomb.xml", "w") as member:
         for _ in range(300):
             member.write(bytes(1 << 20))
     with pytest.raises(WorkbookError, match="more than a label file"):
@@ -494,15 +435,9 @@ def stored(tmp_path_factory):
         run = Run(load_profile("smoke"), "data")
     run.folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        {"image": [f"{i}.png" for i in range(30)], "score": rng.uniform(0, 100, 30), "split": "test"}
-    )
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(30)], "score": rng.uniform(0, 100, 30), "split": "test"})
     table["prediction"], table["alpha1"] = table["score"] + 1, 0.25
-    result = {
-        "best_epoch": 1,
-        "parameters": 10,
-        "logistic": [100.0, 0.0, 50.0, 10.0],
-    }
+    result = {"best_epoch": 1, "parameters": 10, "logistic": [100.0, 0.0, 50.0, 10.0]}
     run.complete_with(table, result, "cpu", 1.0)
     epochs = [{"epoch": i, "train_loss": 9.5 / i, "val_srcc": float("nan")} for i in (1, 2, 3)]
     (run.folder / "epochs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
@@ -516,9 +451,7 @@ def test_damaged_numbers_of_a_run_are_read_or_named(stored, tally, record):
     result.offer_drawn(700, odd_json(stored.result))
     epochs = Trial(tally, "epochs.jsonl", stored.folder / "epochs.jsonl", lambda path: stored.epochs)
     epochs.offer_mutations(1500)
-    other = Trial(
-        tally, "state.json", stored.folder / "environment.json", lambda path: read_json(path).get("x")
-    )
+    other = Trial(tally, "state.json", stored.folder / "environment.json", lambda path: read_json(path).get("x"))
     other.offer_mutations(600)
     other.offer_drawn(400, odd_json({"finished": [1], "b": {}}))
 
@@ -528,9 +461,7 @@ def test_damaged_numbers_of_a_run_are_read_or_named(stored, tally, record):
 
     predictions = Trial(tally, "predictions.parquet", stored.folder / "predictions.parquet", read_predictions)
     predictions.offer_mutations(1200)
-    settings_of = Trial(
-        tally, "run.json", stored.folder / "run.json", lambda path: Run.at(stored.folder).settings
-    )
+    settings_of = Trial(tally, "run.json", stored.folder / "run.json", lambda path: Run.at(stored.folder).settings)
     settings_of.offer_mutations(400)
     settings_of.offer_drawn(300, odd_json(stored.config))
     trials = (result, epochs, other, predictions, settings_of)
@@ -620,9 +551,7 @@ def test_a_damaged_archive_is_unpacked_inside_or_named(tmp_path, monkeypatch, ta
                 assert not place.is_symlink()
         finally:
             shutil.rmtree(inside, ignore_errors=True)
-            assert (
-                sorted(p.name for p in inside.parent.iterdir()) == [] and len(list(tmp_path.iterdir())) == 2
-            )
+            assert sorted(p.name for p in inside.parent.iterdir()) == [] and len(list(tmp_path.iterdir())) == 2
 
     trial = Trial(tally, f"archives {kind}", path, read)
     trial.offer_mutations(450)
@@ -715,10 +644,5 @@ def test_at_least_20_000_strange_inputs_were_tried(tally, record):
     tried = sum(map(len, tally.values()))
     if len(tally) < 10:
         pytest.skip("counts the whole file's inputs: run all of tests/reliability/test_fuzz.py")
-    record(
-        "all of the above",
-        "different damaged or malicious files",
-        tried,
-        "nothing; each a result or a named error",
-    )
+    record("all of the above", "different damaged or malicious files", tried, "nothing; each a result or a named error")
     assert tried >= AT_LEAST

@@ -31,18 +31,8 @@ def spoil_gradient(predicted, label, wrong):
 
 
 SPOILT = {
-    "nan": (
-        7,
-        spoil_loss,
-        float("nan"),
-        r"The loss is nan in epoch 2, batch 2 \(images .*learning rates \[",
-    ),
-    "inf": (
-        7,
-        spoil_loss,
-        float("inf"),
-        r"The loss is inf in epoch 2, batch 2 \(images .*learning rates \[",
-    ),
+    "nan": (7, spoil_loss, float("nan"), r"The loss is nan in epoch 2, batch 2 \(images .*learning rates \["),
+    "inf": (7, spoil_loss, float("inf"), r"The loss is inf in epoch 2, batch 2 \(images .*learning rates \["),
     "weights": (
         10,
         spoil_gradient,
@@ -92,9 +82,7 @@ def stored(folder, predicted, score):
     """A finished run with these predictions."""
     run = Run(load_profile("smoke"), folder.name)
     run.folder.mkdir(parents=True)
-    table = pd.DataFrame(
-        {"image": [f"{i}.png" for i in range(len(score))], "score": score, "prediction": predicted}
-    )
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(len(score))], "score": score, "prediction": predicted})
     result = {"parameters": 1_000_000, "best_epoch": 1, "logistic": None}
     run.complete_with(table.assign(split="test", reference=table["image"]), result, "cpu", 0.0)
     return run
@@ -124,18 +112,12 @@ def test_an_undefined_correlation_is_told_as_undefined_from_metric_to_report(hom
     assert styled(table).to_html().count("–") >= 4
     written = to_latex(table, "x", "x")
     (row,) = [line for line in written.splitlines() if line.startswith("constant")]
-    assert (
-        "--" in row
-        and "0.0000" not in row
-        and "1.0000 " not in row.partition("parameters")[0].rsplit("&", 1)[0]
-    )
+    assert "--" in row and "0.0000" not in row and "1.0000 " not in row.partition("parameters")[0].rsplit("&", 1)[0]
 
     page = Page(settings, "numbers")
     page.save(table[["variant", "SRCC"]], "numbers", "numbers")
     page.save(
-        figures.bars_of_variants(table, {"constant": np.array([np.nan]), "sound": np.array([1.0])}),
-        "bars",
-        "bars",
+        figures.bars_of_variants(table, {"constant": np.array([np.nan]), "sound": np.array([1.0])}), "bars", "bars"
     )
     index = report.write_index(page).read_text(encoding="utf-8")
     cells = index.partition("constant</td>")[2][:80]
@@ -183,9 +165,7 @@ def test_half_precision_ranks_as_single_precision_does(home, record, auto_is_flo
     model, rows = SmartIQA.default(), np.arange(0, len(images), every)
     score = images.scores(rows)
     scored = {
-        precision: predict(settings.model_copy(update={"precision": precision}), model, images, rows)[
-            "prediction"
-        ]
+        precision: predict(settings.model_copy(update={"precision": precision}), model, images, rows)["prediction"]
         for precision in ("float32", "bf16")
     }
     assert not np.array_equal(scored["float32"], scored["bf16"])

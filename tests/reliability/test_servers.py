@@ -35,22 +35,14 @@ def test_kernels_that_die_hang_or_run_out_of_memory(record, tmp_path):
     study.write("05_free", "record('05_free')")
     told = finish(tmp_path, run_notebooks, code=1)
     assert "01_killed failed at cell 4/5: DeadKernel: the kernel died (out of memory?)" in told
-    assert (
-        "02_endless failed at cell 5/6: CellTimeout: it took more than 5 s and was stopped (cell_timeout"
-        in told
-    )
+    assert "02_endless failed at cell 5/6: CellTimeout: it took more than 5 s and was stopped (cell_timeout" in told
     assert re.search(r"03_memory failed at cell 4/5 .*MemoryError", told)
     assert "04_needs_it: not run (needs 02_endless)" in told and "05_free: done" in told
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     report = (tmp_path / "runs/tiny/report.html").read_text()
     assert "DeadKernel" in report and "CellTimeout" in report and "MemoryError" in report
-    record(
-        "notebooks",
-        "kernel killed; a cell that never ends, deaf to interrupts; no memory",
-        3,
-        "what needs them",
-    )
+    record("notebooks", "kernel killed; a cell that never ends, deaf to interrupts; no memory", 3, "what needs them")
 
 
 @pytest.fixture
@@ -64,14 +56,7 @@ def server(request, tmp_path):
     for app, also in (("jupyter_server", "c.ServerApp.allow_root = True\n"), ("voila", "")):
         quiet = "c.ServerApp.open_browser = False\nc.Voila.open_browser = False\n"
         (settings / f"{app}_config.py").write_text(quiet + also)
-    command = [
-        "make",
-        "-o",
-        ".venv/ready",
-        f"BIN={Path(sys.executable).parent}",
-        "PROFILE=smoke",
-        request.param,
-    ]
+    command = ["make", "-o", ".venv/ready", f"BIN={Path(sys.executable).parent}", "PROFILE=smoke", request.param]
     environment = {
         **os.environ,
         "JUPYTER_CONFIG_DIR": str(settings),
@@ -101,10 +86,7 @@ def status_of(address):
 def test_servers_listen_on_loopback_with_a_token(record, server, request):
     process, log = server
     found = wait_for(
-        lambda: (
-            process.poll() is None
-            and re.search(r"http://127\.0\.0\.1:(\d+)/\S*?token=(\w+)", log.read_text())
-        )
+        lambda: process.poll() is None and re.search(r"http://127\.0\.0\.1:(\d+)/\S*?token=(\w+)", log.read_text())
     )
     port, token = found.groups()
     assert len(token) >= 32
@@ -119,9 +101,7 @@ def test_servers_listen_on_loopback_with_a_token(record, server, request):
     root = f"http://127.0.0.1:{port}"
     name = request.node.callspec.params["server"]
     secrets = (
-        ["/api/contents", "/api/kernels", "/files/01_train.ipynb", "/"]
-        if name == "lab"
-        else ["/", "/api/kernels"]
+        ["/api/contents", "/api/kernels", "/files/01_train.ipynb", "/"] if name == "lab" else ["/", "/api/kernels"]
     )
     for path in secrets:
         for query in ("", "?token=", f"?token={'0' * len(token)}"):

@@ -52,23 +52,14 @@ def drive_the_explorer():
     rng, memory, told = random.Random(0), [], set()
 
     def choose(control):
-        options = (
-            [value for _, value in control.options]
-            if isinstance(control.options[0], tuple)
-            else control.options
-        )
+        options = [value for _, value in control.options] if isinstance(control.options[0], tuple) else control.options
         control.value = rng.choice(options)
 
     def upload():
         pixels = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (120, 160, 3), np.uint8)
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, "PNG")
-        file = {
-            "name": f"{rng.random()}.png",
-            "type": "",
-            "size": content.tell(),
-            "last_modified": datetime.now(UTC),
-        }
+        file = {"name": f"{rng.random()}.png", "type": "", "size": content.tell(), "last_modified": datetime.now(UTC)}
         explorer.upload.value = ({**file, "content": memoryview(content.getvalue())},)
 
     actions = [
@@ -128,9 +119,4 @@ def test_scoring_in_a_loop(record, homes, tmp_path):
     grown = slope(memory, len(memory) / 2)
     assert grown < 3, memory[:: max(1, len(memory) // 20)]
     tried = f"the same 8 photographs for {SECONDS:.0f} s (IQA_SOAK_SECONDS), equal scores each time"
-    record(
-        "scoring, soak",
-        tried,
-        f"{len(memory):,} rounds",
-        f"nothing; memory {grown:+.1f} MB in the second half",
-    )
+    record("scoring, soak", tried, f"{len(memory):,} rounds", f"nothing; memory {grown:+.1f} MB in the second half")

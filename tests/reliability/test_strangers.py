@@ -81,10 +81,7 @@ def test_a_malicious_pickle_runs_nothing_wherever_it_is_offered(home, tmp_path, 
         "reference.pkl": (CheckpointError, load_reference_checkpoint),
         "reference.pth": (CheckpointError, load_reference_checkpoint),
         "backbone.pth": (WeightsError, lambda path: Backbone("swin_test", pretrained=path, image_size=64)),
-        "backbone.safetensors": (
-            WeightsError,
-            lambda path: Backbone("swin_test", pretrained=path, image_size=64),
-        ),
+        "backbone.safetensors": (WeightsError, lambda path: Backbone("swin_test", pretrained=path, image_size=64)),
         "saved/model.safetensors": (CheckpointError, lambda path: SmartIQA.from_pretrained(path.parent)),
         str(run.folder / "state.pt"): (RunError, lambda path: train(settings, images)),
     }
@@ -103,12 +100,7 @@ def test_a_malicious_pickle_runs_nothing_wherever_it_is_offered(home, tmp_path, 
             assert path.name in str(refused.value) and "weights_only" not in str(refused.value)
             assert not canary.exists()
             offered += 1
-    record(
-        "strangers",
-        "a malicious pickle as .pkl, .pth, zip, safetensors, state.pt",
-        offered,
-        "no code was run",
-    )
+    record("strangers", "a malicious pickle as .pkl, .pth, zip, safetensors, state.pt", offered, "no code was run")
 
 
 # --- tensors that do not fit ------------------------------------------------------------------------------
@@ -181,10 +173,7 @@ def test_tensors_that_do_not_fit_are_named_at_every_door(home, tmp_path, monkeyp
             assert named in str(refused.value), refused.value
             offered += 1
     record(
-        "strangers",
-        "missing, extra, misshapen, NaN, integer tensors in three kinds of weights",
-        offered,
-        "all named",
+        "strangers", "missing, extra, misshapen, NaN, integer tensors in three kinds of weights", offered, "all named"
     )
 
 
@@ -249,9 +238,4 @@ def test_a_state_that_is_not_this_runs_is_refused(home, record):
             train(settings, images)
     torch.save(sound, file)
     assert train(settings, images).complete
-    record(
-        "strangers",
-        "a run's state with parts missing, of another model, miscounted",
-        len(strange),
-        "all refused",
-    )
+    record("strangers", "a run's state with parts missing, of another model, miscounted", len(strange), "all refused")

@@ -14,9 +14,7 @@ from iqa_lib.profile import load_profile
 from iqa_lib.training.runs import Run
 
 ROUNDS = 3
-STORED = [
-    f"runs/smoke/store/*/{name}" for name in ("predictions.parquet", "model.safetensors", "result.json")
-]
+STORED = [f"runs/smoke/store/*/{name}" for name in ("predictions.parquet", "model.safetensors", "result.json")]
 TRAIN = ("train", "--profile", "smoke", "--experiment", "training", "-p", "epochs=4", "freeze_backbone=true")
 
 
@@ -39,9 +37,7 @@ def test_trainings_of_one_run(record, homes):
         assert said(home).count("features: training crops:   0%") == 1
         assert len(re.findall(r"training: the profile's run: test SRCC \S+", said(home))) == 3
         assert bits(home, *STORED) == bits(alone, *STORED)
-    record(
-        "three trainings of one run", "started at once: one trains, two wait and read its result", 3 * ROUNDS
-    )
+    record("three trainings of one run", "started at once: one trains, two wait and read its result", 3 * ROUNDS)
 
 
 def test_runs_of_one_profile(record, tmp_path):
@@ -58,9 +54,7 @@ def test_runs_of_one_profile(record, tmp_path):
         assert outcomes[-1] == [0, 2] and said(home).count(refused) == 1, said(home)
         assert (home / "cells").read_text() == "x"
         assert json.loads((home / "runs/tiny/results/01_page.json").read_text())["headline"] == "fine"
-    record(
-        "two runs of one profile", "started at once: one works, the other says so and ends with 2", 2 * ROUNDS
-    )
+    record("two runs of one profile", "started at once: one works, the other says so and ends with 2", 2 * ROUNDS)
 
 
 @pytest.fixture
@@ -97,6 +91,4 @@ def test_a_reader_while_a_writer_works(record, watched):
         reads += 1
     assert writer.exitcode == 0, said(watched)
     assert seen == sorted(seen) and seen[0] < epochs and run.complete
-    record(
-        "a reader while a writer works", "epochs, weights, checkpoint and results read all the time", reads
-    )
+    record("a reader while a writer works", "epochs, weights, checkpoint and results read all the time", reads)

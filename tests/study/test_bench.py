@@ -20,15 +20,11 @@ from iqa_lib.study import complexity as bench
 from iqa_lib.study import precisions
 from iqa_lib.training.evaluate import ahead
 
-can_export = pytest.mark.skipif(
-    torch.__version__ < "2.7", reason="torch 2.6 cannot write these networks as ONNX"
-)
+can_export = pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 cannot write these networks as ONNX")
 
 
 def crops(number, size=64):
-    return torch.from_numpy(
-        np.random.default_rng(1).integers(0, 256, (number, 3, size, size), dtype=np.uint8)
-    )
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (number, 3, size, size), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +102,7 @@ def test_measuring_stops_when_the_seconds_are_spent(fake_clock):
     jobs = {"short": fake_clock.job("short", [1.0, 3.0]), "long": fake_clock.job("long", [10.0])}
     times = bench.in_turn(jobs, bench.Budget(30, "times"))
     assert fake_clock.now <= 30
-    assert times == {
-        "short": [1, 3, 1, 3],
-        "long": [10, 10],
-    }  # the short one still fits when the long does not
+    assert times == {"short": [1, 3, 1, 3], "long": [10, 10]}  # the short one still fits when the long does not
     never = bench.in_turn(jobs, bench.Budget(0.1, "times"))
     assert {job: len(found) for job, found in never.items()} == {"short": 1, "long": 1}
 
@@ -126,9 +119,7 @@ def test_the_standard_error_is_that_of_a_median():
 def test_costs_have_a_row_per_backbone_and_precision_with_the_papers_beside(monkeypatch, capsys, native):
     monkeypatch.setattr(machine, "native_bf16", lambda on: native)
     table = bench.costs(load_profile("smoke", measuring_seconds=3, backbone_tiny="swin_nano", crop_size=64))
-    assert (
-        table["model"].tolist() == ["SMART-Tiny"] * 2 + ["SMART-Base"] * 2
-    )  # HyperIQA is on SMART-Base's backbone
+    assert table["model"].tolist() == ["SMART-Tiny"] * 2 + ["SMART-Base"] * 2  # HyperIQA is on SMART-Base's backbone
     assert table["precision"].tolist() == ["float32", "bf16"] * 2
     assert (table["25 %"] <= table["latency (ms)"]).all() and (table["latency (ms)"] <= table["75 %"]).all()
     found = table.set_index(["model", "precision"])
@@ -181,9 +172,7 @@ def of_test_images(number):
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native bf16", "emulated bf16"])
-def test_precisions_are_compared_on_as_many_images_as_the_seconds_suffice_for(
-    fake_clock, monkeypatch, native
-):
+def test_precisions_are_compared_on_as_many_images_as_the_seconds_suffice_for(fake_clock, monkeypatch, native):
     monkeypatch.setattr(machine, "native_bf16", lambda on: native)
     counted, images = Counted(fake_clock, monkeypatch), of_test_images(300)
     settings = load_profile("smoke", measuring_seconds=2000)
@@ -202,16 +191,9 @@ def test_precisions_are_compared_on_as_many_images_as_the_seconds_suffice_for(
 def test_bf16_that_is_emulated_is_never_run_over_the_whole_split(fake_clock, monkeypatch):
     counted, images = Counted(fake_clock, monkeypatch), of_test_images(300)
     enough = load_profile("smoke", measuring_seconds=1e6)
-    assert precisions.compare(enough, Trained(), images)["n"].tolist() == [
-        300,
-        precisions.EMULATED_IMAGES,
-        300,
-        300,
-    ]
+    assert precisions.compare(enough, Trained(), images)["n"].tolist() == [300, precisions.EMULATED_IMAGES, 300, 300]
     counted.crops.clear()
-    few = precisions.compare(load_profile("smoke", measuring_seconds=1), Trained(), images).set_index(
-        "precision"
-    )
+    few = precisions.compare(load_profile("smoke", measuring_seconds=1), Trained(), images).set_index("precision")
     assert counted.crops["bf16"] == few["n"]["bf16"] == precisions.EVALUATION_BATCH
     assert np.isnan(few["SRCC"]["bf16"]) and few["largest change of a score"]["bf16"] > 0
     assert precisions.FEWEST_IMAGES <= few["n"]["float32"] < precisions.FEWEST_IMAGES + precisions.PART

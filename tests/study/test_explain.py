@@ -70,9 +70,7 @@ def test_activation_maps_lie_where_the_image_does_to_the_pixel(shape, crop_size)
         (y, lambda i: i[:, 1] + 256 * (i[:, 2] // 16)),
     ]:
         for stride, read in zip(STRIDES, activation(number, image, crop_size), strict=True):
-            inner = slice(
-                stride // 2, -(stride // 2)
-            )  # beyond the outermost cells' middles nothing can be known
+            inner = slice(stride // 2, -(stride // 2))  # beyond the outermost cells' middles nothing can be known
             np.testing.assert_allclose(read[inner, inner], place[inner, inner], atol=0.1)
 
 
@@ -109,9 +107,7 @@ def test_a_crop_scores_the_same_alone_and_in_a_batch_of_many(smoke):
         assert table["score"].iloc[corner] == pytest.approx(alone["score"].item(), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "options", [{"method": "hyper_iqa"}, {"use_attention": False}, {"use_multiscale": False}]
-)
+@pytest.mark.parametrize("options", [{"method": "hyper_iqa"}, {"use_attention": False}, {"use_multiscale": False}])
 def test_a_model_without_attention_says_so_and_shows_the_rest(home, options):
     settings = load_profile("smoke", **options)
     model, image, images = build_model(settings), some_image(70, 90), load_images(settings)
@@ -126,9 +122,7 @@ def test_a_model_without_attention_says_so_and_shows_the_rest(home, options):
             call()
 
 
-@pytest.mark.parametrize(
-    "image", [some_image(63, 90), some_image(90, 90)[..., 0], some_image(90, 90) / 255, "x.png"]
-)
+@pytest.mark.parametrize("image", [some_image(63, 90), some_image(90, 90)[..., 0], some_image(90, 90) / 255, "x.png"])
 def test_an_unfit_image_is_refused_in_words(smoke, image):
     with pytest.raises(ExplainError, match="at least 64 px; got"):
         maps.examine(*smoke, image)
@@ -201,9 +195,7 @@ def test_what_a_replacement_costs_is_judged_within_each_model():
     learned = score + noise_SN
     replaced = score + 1.4 * noise_SN
     scores = [pd.DataFrame({"as learned": a, "uniform": b}) for a, b in zip(learned, replaced, strict=True)]
-    uniform = (
-        attention.scores_with_other_weights(scores, score, None, 1000).set_index("weights").loc["uniform"]
-    )
+    uniform = attention.scores_with_other_weights(scores, score, None, 1000).set_index("weights").loc["uniform"]
     together = statistics.compare(replaced, learned, score, groups=None)
     assert uniform["difference of SRCC"] == pytest.approx(together.value, abs=1e-3)
     assert uniform["95 % high"] - uniform["95 % low"] < (together.high - together.low) / 2

@@ -18,9 +18,7 @@ COSTS = pd.DataFrame(
     [("A", "swin", "float32", 1.0, 2.0, 3.0), ("A", "swin", "bf16", 20.0, 21.0, 22.0)],
     columns=["model", "backbone", "precision", "25 %", "latency (ms)", "75 %"],
 )
-ACCURACY = pd.DataFrame(
-    {"model": ["A", "B"], "GMAC": [1, 4], "SRCC": 0.8, "95 % low": 0.7, "95 % high": 0.9, "n": 20}
-)
+ACCURACY = pd.DataFrame({"model": ["A", "B"], "GMAC": [1, 4], "SRCC": 0.8, "95 % low": 0.7, "95 % high": 0.9, "n": 20})
 GROWTH = pd.DataFrame(
     {"what grows": "images", "images": [1, 2], "crops per image": 1, "crops": [1, 2], "seconds": [1, 2]}
 )
@@ -73,9 +71,7 @@ def test_a_page_saves_axes_as_the_figure_they_are_part_of(home):
     page = Page(load_profile("smoke"), "figures")
     saved = page.save(figures.residuals(TEST, "MOS"), "residuals", "Errors", TEST)
     assert saved.axes[0].get_title().startswith("RMSE")
-    assert (page.settings.figures / "residuals.pdf").is_file() and page.saved["figures"][0][
-        "name"
-    ] == "residuals"
+    assert (page.settings.figures / "residuals.pdf").is_file() and page.saved["figures"][0]["name"] == "residuals"
 
 
 def test_batch_sizes_have_a_panel_for_memory_and_rate_of_scoring_and_training():

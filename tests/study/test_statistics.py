@@ -164,10 +164,7 @@ def test_what_would_decide_it_decides_it():
 
 def test_a_conclusion_says_what_is_decided_with_its_numbers_and_what_is_not():
     table = verdict_table(
-        [
-            ("a beats b", 0.02, difference(0.02, 0.01, 0.03)),
-            ("c beats d", 0.02, difference(0.01, -0.01, 0.03)),
-        ]
+        [("a beats b", 0.02, difference(0.02, 0.01, 0.03)), ("c beats d", 0.02, difference(0.01, -0.01, 0.03))]
     )
     words = conclude(table)
     assert "Holds in direction only: a beats b (+0.020" in words
@@ -217,14 +214,10 @@ def test_one_run_each_promises_too_much_where_runs_differ():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("runs", "options"), [([1, 1], LARGER), ([1, 1], PLCC), ([3, 3], PLCC | {"run_sd": 0.005})]
-)
+@pytest.mark.parametrize(("runs", "options"), [([1, 1], LARGER), ([1, 1], PLCC), ([3, 3], PLCC | {"run_sd": 0.005})])
 def test_a_difference_of_the_smallest_detectable_size_is_found_four_times_in_five(runs, options):
     rng = np.random.default_rng(0)
-    detectable = np.mean(
-        [compared(rng, [0.90, 0.86], runs, **options).smallest_detectable for _ in range(60)]
-    )
+    detectable = np.mean([compared(rng, [0.90, 0.86], runs, **options).smallest_detectable for _ in range(60)])
     planted = [0.88 + detectable / 2, 0.88 - detectable / 2]
     found = [compared(rng, planted, runs, **options) for _ in range(400)]
     assert share(d.p < 0.05 and d.value > 0 for d in found) == pytest.approx(0.80, abs=0.06)

@@ -16,10 +16,7 @@ def read_bid(folder: Path) -> pd.DataFrame:
     table = table.dropna(subset=["Image Number"])  # notes below the table
     names = [f"DatabaseImage{whole(number):0>4}.JPG" for number in table["Image Number"]]
     read = pd.DataFrame(
-        {
-            "image": place(names, folder, ["ImageDatabase"]),
-            "score": numbers(table["Average Subjective Grade"]),
-        },
+        {"image": place(names, folder, ["ImageDatabase"]), "score": numbers(table["Average Subjective Grade"])},
         index=table.index,
     )
     return read.assign(std=numbers(table["std"])) if "std" in table else read

@@ -10,12 +10,7 @@ import pandas as pd
 from iqa_lib.data.readers.files import Layout, Listing, file_in
 from iqa_lib.data.readers.tables import numbers, read_sheet, read_words, whole
 
-CSIQ_KINDS = {
-    "noise": "AWGN",
-    "jpeg": "JPEG",
-    "jpeg 2000": "jpeg2000",
-    "blur": "BLUR",
-}  # in sheet: in file name
+CSIQ_KINDS = {"noise": "AWGN", "jpeg": "JPEG", "jpeg 2000": "jpeg2000", "blur": "BLUR"}  # in sheet: in file name
 
 
 def read_csiq_sheet(folder: Path) -> pd.DataFrame:
@@ -57,7 +52,4 @@ def _csiq(folder: Path, names: list[str], scores: pd.Series) -> pd.DataFrame:
     )
 
 
-LAYOUTS = (
-    Layout(("csiq.DMOS.xlsx",), read_csiq_sheet),
-    Layout(("csiq_label.txt",), read_csiq_text),
-)
+LAYOUTS = (Layout(("csiq.DMOS.xlsx",), read_csiq_sheet), Layout(("csiq_label.txt",), read_csiq_text))

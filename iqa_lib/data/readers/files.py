@@ -50,9 +50,7 @@ class Listing:
                 continue
             alike = self._names(found).get(_fold(part), [])
             if len(alike) > 1:
-                raise DataError(
-                    f"'{name}' may be any of {', '.join(alike)} in {found}: rename it as it is listed"
-                )
+                raise DataError(f"'{name}' may be any of {', '.join(alike)} in {found}: rename it as it is listed")
             if not alike:
                 return None
             found = found / alike[0]
@@ -82,9 +80,7 @@ def _fold(name: str) -> str:
 def subfolders(folder: Path, depth: int) -> list[Path]:
     """Folders down to ``depth`` levels below, nearest first; no hidden ones, and not the workbook's cache."""
     try:
-        children = sorted(
-            c for c in folder.iterdir() if c.name[0] != "." and c.name != "cache" and c.is_dir()
-        )
+        children = sorted(c for c in folder.iterdir() if c.name[0] != "." and c.name != "cache" and c.is_dir())
     except OSError:  # not there, or closed to us
         return []
     return children + [s for c in children if depth > 1 for s in subfolders(c, depth - 1)]

@@ -24,14 +24,10 @@ def read_json_list(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not readable as JSON: {error}.") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of objects like {{"image": "a.jpg", "score": 50}}.')
-    table = pd.DataFrame(
-        rows, index=[f"{path.name}, entry {i}" for i in range(1, len(rows) + 1)], dtype=object
-    )
+    table = pd.DataFrame(rows, index=[f"{path.name}, entry {i}" for i in range(1, len(rows) + 1)], dtype=object)
     for column in ("image", "score"):
         if column not in table:
-            raise DataError(
-                f'{path}: its objects have no "{column}"; they have {", ".join(map(str, table))}.'
-            )
+            raise DataError(f'{path}: its objects have no "{column}"; they have {", ".join(map(str, table))}.')
     return table.where(table.notna(), "")
 
 
@@ -65,10 +61,6 @@ def read_json_lists(
     return table
 
 
-def json_layout(
-    stem: str, published: tuple[float, float], short: tuple[float, float], reference=None
-) -> Layout:
-    read = functools.partial(
-        read_json_lists, stem=stem, published=published, short=short, reference=reference
-    )
+def json_layout(stem: str, published: tuple[float, float], short: tuple[float, float], reference=None) -> Layout:
+    read = functools.partial(read_json_lists, stem=stem, published=published, short=short, reference=reference)
     return Layout((f"{stem}_test.json",), read)

@@ -18,9 +18,7 @@ def read_kadid(folder: Path) -> pd.DataFrame:
     (30 ratings of mean 4.57 and of standard deviation 0.496 exist, and are 17 fives and 13 fours.)
     """
     path = file_in(folder, "dmos.csv")
-    table = columns_of(
-        read_delimited(path), path, image="dist_img", reference="ref_img", score="dmos", std="var"
-    )
+    table = columns_of(read_delimited(path), path, image="dist_img", reference="ref_img", score="dmos", std="var")
     table["reference"] = table["reference"].map(stem)
     kinds, names = numbers_in_name(table["image"]), list(DISTORTIONS)
     table["distortion"] = [names[k - 1] if k and k <= len(names) else "" for k, _ in kinds]

@@ -10,13 +10,7 @@ import scipy.io
 from iqa_lib.data.readers.files import Layout, file_in, stem
 from iqa_lib.data.readers.tables import apart, entries, read_mat, require_equal_lengths
 
-LIVE_COUNTS = {
-    "jp2k": 227,
-    "jpeg": 233,
-    "wn": 174,
-    "gblur": 174,
-    "fastfading": 174,
-}  # in the order of the labels
+LIVE_COUNTS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}  # in the order of the labels
 
 
 def read_live(folder: Path) -> pd.DataFrame:

@@ -16,9 +16,7 @@ def read_livec(folder: Path) -> pd.DataFrame:
     (scores,) = read_mat(file_in(folder, "Data/AllMOS_release.mat"), "AllMOS_release")
     (std,) = read_mat(file_in(folder, "Data/AllStdDev_release.mat"), "AllStdDev_release")
     require_equal_lengths(folder / "Data", images=images, scores=scores, deviations=std)
-    table = pd.DataFrame(
-        {"image": images, "score": scores, "std": std}, index=entries("AllMOS_release.mat", images)
-    )
+    table = pd.DataFrame({"image": images, "score": scores, "std": std}, index=entries("AllMOS_release.mat", images))
     rated = table[~table["image"].str.fullmatch(r"t\d+\.\w+")]
     return rated.assign(image="Images/" + rated["image"])
 

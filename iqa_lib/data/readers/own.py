@@ -74,9 +74,7 @@ def own_label_file(folder: Path) -> Path:
     Raises:
         DataError: there is none, or more than one.
     """
-    files = sorted(
-        f for f in folder.iterdir() if f.suffix.lower() in OWN_SUFFIXES and f.is_file() and f.name[0] != "."
-    )
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in OWN_SUFFIXES and f.is_file() and f.name[0] != ".")
     files = [f for f in files if f.suffix.lower() != ".txt"] or files  # a README.txt is no rival
     if len(files) != 1:
         found = ", ".join(f.name for f in files) or "none"

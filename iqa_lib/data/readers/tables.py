@@ -56,9 +56,7 @@ def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path} is not a readable CSV ({reason}). Give every line the same columns."
-        ) from error
+        raise DataError(f"{path} is not a readable CSV ({reason}). Give every line the same columns.") from error
     table = table.where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
     table.columns = [str(c).strip() for c in table.columns]
     nameless = [c for c in table if c.startswith("Unnamed:") and (table[c] == "").all()]
@@ -109,9 +107,7 @@ def read_mat(path: Path, *names: str) -> list[np.ndarray]:
     try:
         return [_flat(content[name]) for name in names]
     except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path}: {', '.join(names)} should be numbers or texts ({error}). Load it again."
-        ) from error
+        raise DataError(f"{path}: {', '.join(names)} should be numbers or texts ({error}). Load it again.") from error
 
 
 def apart(read: Callable, path: str) -> object:
@@ -179,9 +175,7 @@ def read_words(path: Path, count: int) -> pd.DataFrame:
         if not words:
             continue
         if len(words) != count:
-            raise DataError(
-                f"{path}, line {number}: '{line.strip()}' has not {count} words. Is it the published file?"
-            )
+            raise DataError(f"{path}, line {number}: '{line.strip()}' has not {count} words. Is it the published file?")
         rows.append([word.strip() for word in words])
         index.append(f"{path.name}, line {number}")
     if not rows:
@@ -202,6 +196,4 @@ def require_equal_lengths(folder: Path, **lists: Sequence) -> None:
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:
         counted = ", ".join(f"{count} {name}" for name, count in lengths.items())
-        raise DataError(
-            f"{folder}: {counted}; these should be equally many. Unpack the archive again, unchanged."
-        )
+        raise DataError(f"{folder}: {counted}; these should be equally many. Unpack the archive again, unchanged.")
