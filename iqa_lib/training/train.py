@@ -251,7 +251,8 @@ class Loop:
         with _needing_the_others(self.accelerator):
             _average_gradients(self.model, self.accelerator)
             loss = self.accelerator.reduce(loss.detach(), "mean")
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.accelerator.clip_grad_norm_(learning, self.settings.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         return loss
