@@ -20,6 +20,7 @@ from typing import Any
 import nbformat
 import papermill
 from filelock import FileLock, Timeout
+from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import strip_color
@@ -32,6 +33,7 @@ from iqa_lib.errors import DataError, ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
 from iqa_lib.workbook.console import Board, in_words, say, seconds_left, summarise
+from iqa_lib.workbook.kernels import CAN_FORK, ForkedKernelManager
 from iqa_lib.workbook.report import read_json, write_report
 
 # ipykernel warns about its TCP sockets at every start, and calls its own shutdown an error now and then.
@@ -255,6 +257,7 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], progress_file: Path
                 cwd=notebook.source.parent,
                 progress_bar=False,
                 extra_arguments=QUIET_KERNEL,
+            kernel_manager_class=ForkedKernelManager if CAN_FORK else AsyncKernelManager,
                 on_cell=on_cell,
                 execution_timeout=cell_timeout,
             )
