@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupted:
         print("Interrupted. What is finished is kept: the same command goes on from there.", file=sys.stderr)
-        return 128 + (signal.SIGTERM if interrupted.args else signal.SIGINT)
+        return 128 + (signal.SIGTERM if interrupted.args == (signal.SIGTERM,) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -72,7 +72,7 @@ def _override(pair: str) -> tuple[str, Any]:
         raise ProfileError(f"-p takes NAME=VALUE, not '{pair}'")
     try:
         return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter: an impossible date
         raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
 
 
