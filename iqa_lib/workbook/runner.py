@@ -105,8 +105,7 @@ def run_workbook(
             overrides[key] = str(Path(overrides[key]).resolve())
     settings = load_profile(profile, **{k: v for k, v in overrides.items() if k in Profile.model_fields})
     _require_data(settings)
-    notebooks = [_read_notebook(source, settings.folder) for source in sources]
-    _check_needs(notebooks)
+    notebooks = _read_notebooks(sources, settings.folder)
     settings.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(settings.folder / ".lock", blocking=False):
@@ -182,19 +181,17 @@ def _require_data(settings: Profile) -> None:
         raise DataError("\n\n".join([f"Profile '{settings.profile}' needs data that is not here.", *pages]))
 
 
-def _read_notebook(source: Path, folder: Path) -> Notebook:
-    content = nbformat.read(source, as_version=4)
-    code = [f"{c.cell_type} {c.metadata.get('tags', [])} {c.source}" for c in content.cells]
-    about = content.metadata.get("iqa", {})
-    return Notebook(source, code, list(about.get("needs", [])), folder, about.get("share"))
-
-
-def _check_needs(notebooks: list[Notebook]) -> None:
-    before: set[str] = set()
-    for notebook in notebooks:
-        if missing := set(notebook.needs) - before:
-            raise RunError(f"{notebook.name} needs {', '.join(sorted(missing))}, which no notebook before it is")
-        before.add(notebook.name)
+def _read_notebooks(sources: list[Path], folder: Path) -> list[Notebook]:
+    notebooks: list[Notebook] = []
+    for source in sources:
+        content = nbformat.read(source, as_version=4)
+        code = [f"{c.cell_type} {c.metadata.get('tags', [])} {c.source}" for c in content.cells]
+        about = content.metadata.get("iqa", {})
+        needs = list(about.get("needs", []))
+        if missing := set(needs) - {n.name for n in notebooks}:
+            raise RunError(f"{source.stem} needs {', '.join(sorted(missing))}, which no notebook before it is")
+        notebooks.append(Notebook(source, code, needs, folder, about.get("share")))
+    return notebooks
 
 
 def _expect(selected: list[Notebook], unchanged: Callable[[Notebook], bool]) -> None:
@@ -283,12 +280,11 @@ def _data_state(name: str, settings: Profile) -> list | str:
 def _is_unchanged(notebook: Notebook, fingerprint: Callable[[Notebook], str]) -> bool:
     state, outputs = read_json(notebook.state), _outputs(notebook)
     return (
-        bool(state.get("fingerprint"))
-        and notebook.result.is_file()
+        notebook.result.is_file()
         and notebook.executed.is_file()
         and all(outputs.values())
-        and outputs == state["outputs"]
-        and fingerprint(notebook) == state["fingerprint"]
+        and outputs == state.get("outputs")
+        and fingerprint(notebook) == state.get("fingerprint")
     )
 
 
@@ -312,9 +308,8 @@ def _digest(*files: Path) -> str:
 def _store_state(notebook: Notebook, error: dict[str, str], fingerprint: Callable[[Notebook], str]) -> None:
     state: dict[str, Any] = {"seconds": time.monotonic() - notebook.started, "error": error}
     if not error:
-        state["fingerprint"] = fingerprint(notebook)
-        state["outputs"] = _outputs(notebook)
-        state["finished"] = datetime.now().astimezone().isoformat()
+        finished = datetime.now().astimezone().isoformat()
+        state |= {"fingerprint": fingerprint(notebook), "outputs": _outputs(notebook), "finished": finished}
     paths.write_atomically(notebook.state, json.dumps(state, indent=1))
 
 
