@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from prepare import write_images
 
 DISTINCT = 64  # JPEG files
 HELD_OUT = 60  # images of validation and of the test, each
@@ -40,21 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ["IQA_HOME"] = home  # before iqa_lib is imported
-        link_images(Path(home) / "data" / "images", options.images)
+        write_images(Path(home) / "data" / "images", options.images, (512, 384), DISTINCT, HELD_OUT)
         report(options)
-
-
-def link_images(folder: Path, number: int) -> None:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(min(DISTINCT, number)):
-        blocks = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        blocks.resize((512, 384), Image.Resampling.BICUBIC).save(folder / f"{i:05}.jpg", quality=85)
-    for i in range(DISTINCT, number):
-        os.link(folder / f"{i % DISTINCT:05}.jpg", folder / f"{i:05}.jpg")
-    splits = ["val"] * HELD_OUT + ["test"] * HELD_OUT + ["train"] * (number - 2 * HELD_OUT)
-    rows = [f"{i:05}.jpg,{i % 101},{split}" for i, split in enumerate(splits)]
-    (folder / "labels.csv").write_text("\n".join(["image,score,split", *rows]), encoding="utf-8")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -78,7 +65,7 @@ def report(options: argparse.Namespace) -> None:
     )
     print(f"{options.backbone}, crops of {options.crop} px, batch {settings.batch_size}, on {machine.description()}")
     started = time.monotonic()
-    decoding = Samples.during(lambda: load_images(settings))
+    decoding = Samples(lambda: load_images(settings))
     images = decoding.result
     print(f"{len(images):,} images decoded in {time.monotonic() - started:.0f} s: {decoding}")
 
@@ -93,7 +80,7 @@ def report(options: argparse.Namespace) -> None:
 
     log = Run(settings, images.fingerprint).folder / "epochs.jsonl"
     started = time.monotonic()
-    training = Samples.during(lambda: train(settings, images), lambda: finished_epochs(log))
+    training = Samples(lambda: train(settings, images), lambda: finished_epochs(log))
     print(f"training, {options.epochs} epochs in {time.monotonic() - started:.0f} s: {training}")
     medians = [np.median(values) for phase, values in training.private.items() if phase < options.epochs]
     told = ", ".join(f"{value / 1e3:.3f}" for value in medians)
@@ -123,28 +110,24 @@ class Samples:
         result: of what was done.
     """
 
-    def __init__(self):
+    def __init__(self, work: Callable[[], object], phase: Callable[[], int] = lambda: 0):
         self.private: dict[int, list[float]] = defaultdict(list)
         self.of_files = 0.0
-
-    @classmethod
-    def during(cls, work: Callable[[], object], phase: Callable[[], int] = lambda: 0) -> Samples:
-        samples, done = cls(), threading.Event()
+        done = threading.Event()
 
         def watch() -> None:
             while not done.wait(0.1):
                 now = memory()
-                samples.private[phase()].append(now[PRIVATE])
-                samples.of_files = max(samples.of_files, now[OF_FILES])
+                self.private[phase()].append(now[PRIVATE])
+                self.of_files = max(self.of_files, now[OF_FILES])
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            samples.result = work()
+            self.result = work()
         finally:
             done.set()
             watcher.join()
-        return samples
 
     @property
     def peak(self) -> float:

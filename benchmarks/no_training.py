@@ -43,21 +43,17 @@ def compare(dataset: str, data_folder: str | None) -> pd.DataFrame:
     images = load_images(settings, test_only=True)
     rows = images.rows("test")
     pixels = [images.image(row) for row in rows]
-    found = {
+    groups = metrics.groups_of(images.table["reference"].iloc[rows])
+    predictions = {
         "SmartIQA.default()": score_all(scorer, pixels, len(rows))["score"].to_numpy(),
         "BRISQUE": [-brisque.score(image) for image in Progress(pixels, "BRISQUE")],  # lower is better there
         "variance of the Laplacian": laplacian_variance(images, rows),
     }
     lines = []
-    for name, predicted in found.items():
-        interval = metrics.bootstrap(
-            metrics.srcc,
-            np.asarray(predicted),
-            images.scores(rows),
-            groups=metrics.groups_of(images.table["reference"].iloc[rows]),
-        )
-        lines.append({"dataset": dataset, "metric": name, "n": len(rows), "SRCC": interval.value})
-        lines[-1] |= {"95 % low": interval.low, "95 % high": interval.high}
+    for name, predicted in predictions.items():
+        found = metrics.bootstrap(metrics.srcc, np.asarray(predicted), images.scores(rows), groups=groups)
+        measured = {"SRCC": found.value, "95 % low": found.low, "95 % high": found.high}
+        lines.append({"dataset": dataset, "metric": name, "n": len(rows), **measured})
     return pd.DataFrame(lines)
 
 

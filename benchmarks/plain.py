@@ -78,6 +78,9 @@ def compare(options: argparse.Namespace) -> None:
     label = torch.from_numpy(label).to(ours.accelerator.device)
     waits = []
 
+    def plainly(work: str, number: int) -> None:
+        plain.submit(in_plain_process, work, number).result()
+
     def train_ours() -> None:
         waits.append(train_epoch(ours, batches, np.arange(wanted), 1)["data_wait"])
 
@@ -88,8 +91,7 @@ def compare(options: argparse.Namespace) -> None:
 
     with machine.freed_memory_kept():  # as over an epoch
         pair = alternately(
-            options.rounds,
-            {"plain": lambda: plain.submit(train_plain, wanted).result(), "workbook": train_ours, "bare": train_bare},
+            options.rounds, {"plain": lambda: plainly("train", wanted), "workbook": train_ours, "bare": train_bare}
         )
     report("training, crops/s", pair, wanted, "plain", "workbook")
     print(
@@ -103,7 +105,7 @@ def compare(options: argparse.Namespace) -> None:
     pair = alternately(
         options.rounds,
         {
-            "plain": lambda: plain.submit(evaluate_plain, len(few)).result(),
+            "plain": lambda: plainly("evaluate", len(few)),
             "workbook": lambda: predict(whole, ours.model, images, few, "scoring", covering),
         },
     )
@@ -203,12 +205,8 @@ def start_plain(files: list[str], scores: np.ndarray, settings) -> None:
     plain_way = PlainTraining(build_model(settings), files, scores, settings)
 
 
-def train_plain(crops: int) -> None:
-    plain_way.train(crops)
-
-
-def evaluate_plain(images: int) -> None:
-    plain_way.evaluate(images)
+def in_plain_process(work: str, number: int) -> None:
+    getattr(plain_way, work)(number)
 
 
 def plain_target_network():

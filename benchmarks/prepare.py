@@ -10,7 +10,6 @@ The rate is that of decoding and writing the cache at resolution 384; verifying 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import resource
@@ -57,24 +56,33 @@ def run(folder: Path, number: int) -> dict[str, float]:
     return json.loads(said.stdout)
 
 
-def write_images(folder: Path, number: int) -> None:
-    """Clouds with film grain: like photographs they fill about 300 kB as JPEG. No two files are equal."""
+def write_images(
+    folder: Path, number: int, size: tuple[int, int] = (1024, 768), distinct: int | None = None, held_out: int = 0
+) -> None:
+    """Clouds with film grain: like photographs they fill about 300 kB as JPEG, at 1024 x 768.
+
+    Args:
+        distinct: files; the others are links to them. None: no two are equal.
+        held_out: images of validation and of the test, each.
+    """
     folder.mkdir(parents=True)
+    distinct = min(distinct or number, number)
     rng = np.random.default_rng(0)
     clouds = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(clouds.resize((1024, 768), Image.Resampling.BICUBIC)).astype(np.int16)
+    smooth = np.asarray(clouds.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
     pixels = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
 
     def write(i: int) -> None:
         shifted = np.roll(pixels, (i % 768, i // 768 * 7), axis=(0, 1))
-        encoded = io.BytesIO()
-        Image.fromarray(shifted).save(encoded, format="JPEG", quality=85)
-        (folder / f"{i:05}.jpg").write_bytes(encoded.getvalue())
+        Image.fromarray(shifted).save(folder / f"{i:05}.jpg", quality=85)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(number)))
-    rows = [f"{i:05}.jpg,{i % 101}" for i in range(number)]
-    (folder / "labels.csv").write_text("\n".join(["image,score", *rows]), encoding="utf-8")
+        list(pool.map(write, range(distinct)))
+    for i in range(distinct, number):
+        os.link(folder / f"{i % distinct:05}.jpg", folder / f"{i:05}.jpg")
+    splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (number - 2 * held_out)
+    rows = [f"{i:05}.jpg,{i % 101},{split}" for i, split in enumerate(splits)]
+    (folder / "labels.csv").write_text("\n".join(["image,score,split", *rows]), encoding="utf-8")
 
 
 def measure(labels: str) -> dict[str, float]:

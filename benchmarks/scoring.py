@@ -13,7 +13,6 @@ of `score_all` do, a batch per core: shares are of the faster one.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import statistics
 import subprocess
@@ -79,11 +78,9 @@ def write_photographs(folder: Path, number: int) -> list[Path]:
         photo = np.asarray(source.resize((width, height), Image.Resampling.BICUBIC, box)).astype(np.float32)
         grain = rng.standard_normal((height, width, 1), np.float32) * rng.uniform(2, 6)
         photo = (photo + grain).clip(0, 255).astype(np.uint8)
-        encoded = io.BytesIO()
         photo = photo if place % PORTRAIT else np.ascontiguousarray(np.rot90(photo))
-        Image.fromarray(photo).save(encoded, "JPEG", quality=88)
         file = folder / f"{place:05}.jpg"
-        file.write_bytes(encoded.getvalue())
+        Image.fromarray(photo).save(file, quality=88)
         return file
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,37 +1,35 @@
-"""The command line: ``python -m iqa_lib COMMAND``."""
+"""The command line: ``python -m iqa_lib VERB``. A verb is a function below its options.
+
+Everything slow (papermill, torch, pandas) is imported by the verb that needs it: --help answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import sys
-import threading
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError, WorkbookError
 
-# Everything slow (papermill, torch, pandas) is imported by the command that needs it: --help answers at once.
+PARSER = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
+VERBS = PARSER.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_score(commands)
-    _add_finetune(commands)
-    _add_run(commands)
-    _add_train(commands)
-    _add_bench(commands)
-    _add_data(commands)
-    _add_pretrain(commands)
-    _add_export(commands)
-    options = parser.parse_args(arguments)
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)  # schedulers and clusters send it before they kill: as Ctrl-C
     try:
-        with _sigterm_as_interrupt():
-            return options.act(options)
+        options = PARSER.parse_args(arguments)
+        return options.act(options)
     except WorkbookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,51 +38,86 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {paths.storage_error(error, Path(error.filename or paths.HOME))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt as interrupted:
         print("Interrupted. What is finished is kept: the same command goes on from there.", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and clusters send it before they kill: treated as Ctrl-C."""
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set signal handlers
-        return
-
-    def interrupt(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
+        return 128 + (signal.SIGTERM if interrupted.args == (signal.SIGTERM,) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-MODEL_HELP = (
-    "a run (name or folder), a profile with one run, a folder of save_pretrained, or a checkpoint of the reference "
-    "code; by default the model that comes with the package"
+option = partial(methodcaller, "add_argument")  # an option: called with a parser, it adds itself
+
+
+def verb(about: str, *options: Callable | list[Callable]) -> Callable:
+    """Makes a function a verb, by its own name; ``data_x`` becomes ``data x``. Of a list of options one may be given."""
+
+    def register(act: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+        group, _, name = act.__name__.rpartition("_")
+        parser = (DATA_VERBS if group else VERBS).add_parser(name, help=about, description=about)
+        parser.set_defaults(act=act)
+        for given in options:
+            target = parser.add_mutually_exclusive_group() if isinstance(given, list) else parser
+            for add in given if isinstance(given, list) else [given]:
+                add(target)
+        return act
+
+    return register
+
+
+def _override(pair: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise ProfileError(f"-p takes NAME=VALUE, not '{pair}'")
+    try:
+        return name, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):  # the latter: an impossible date
+        raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
+
+
+def profile_options(meaning: str = "a name in notebooks/profiles, or a YAML file's path") -> list[Callable]:
+    pairs = {"nargs": "+", "action": "extend", "default": [], "type": _override, "metavar": "NAME=VALUE"}
+    return [
+        option("--profile", default="demo", help=meaning),
+        option("-p", dest="overrides", help="override a key", **pairs),
+    ]
+
+
+def _settings(options: Namespace, **own: Any) -> Any:
+    """The profile that is named, with ``own`` values in it, with those of -p over them."""
+    from iqa_lib.profile import load_profile
+
+    return load_profile(options.profile, **{**own, **dict(options.overrides)})
+
+
+def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, caption=caption)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+MODEL = option(
+    "--model",
+    help="a run (name or folder), a profile with one run, a folder of save_pretrained, or a checkpoint of the "
+    "reference code; by default the model that comes with the package",
 )
-
-
-def _add_score(commands: argparse._SubParsersAction) -> None:
-    score = commands.add_parser("score", help="score photographs: 0-100, higher is better")
-    score.add_argument("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN")
-    score.add_argument("--model", help=MODEL_HELP)
-    score.add_argument("--csv", metavar="FILE", help="write image, score and fault of each")
-    score.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    score.add_argument("--map", metavar="FOLDER", help="write each photograph's local quality as PNG")
-    score.set_defaults(act=_score)
-
-
 LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
-def _score(options: argparse.Namespace) -> int:
+@verb(
+    "score photographs: 0-100, higher is better",
+    option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
+    MODEL,
+    option("--csv", metavar="FILE", help="write image, score and fault of each"),
+    option("--json", action="store_true", help="print JSON instead of a table"),
+    option("--map", metavar="FOLDER", help="write each photograph's local quality as PNG"),
+)
+def score(options: Namespace) -> int:
     import json
 
     from iqa_lib.scoring import score as scoring
@@ -111,107 +144,66 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _print_scores(model: str, best_first: Any) -> None:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column
 
-    shown = Table("score", "image", caption=f"{len(best_first):,} images, scored by {model}")
-    shown.columns[0].justify, shown.columns[1].overflow = "right", "fold"
-    left_out = len(best_first) - LONGEST_TABLE
-    for place, row in enumerate(best_first.itertuples()):
-        if left_out <= 0 or not LONGEST_TABLE // 2 <= place < len(best_first) - LONGEST_TABLE // 2:
-            shown.add_row(f"{row.score:.1f}", escape(row.image))
-        elif place == LONGEST_TABLE // 2:
-            shown.add_row("…", f"{left_out:,} more; --csv FILE lists all")
-    Console().print(shown)
-
-
-def _add_finetune(commands: argparse._SubParsersAction) -> None:
-    tune = commands.add_parser("finetune", help="train on your own images and scores; results, figures, a page")
-    tune.add_argument("labels", metavar="LABELS.csv", help="with the columns image and score")
-    tune.add_argument(
-        "--range", nargs=2, type=float, default=(0, 100), metavar=("WORST", "BEST"), help="of your scale; 0 100"
-    )
-    tune.add_argument("--name", default="mine", help="of the study: runs/NAME, figures/NAME; 'mine'")
-    _add_settings(tune, "whose settings are taken")
-    tune.set_defaults(act=_finetune)
+    rows = [(f"{row.score:.1f}", escape(row.image)) for row in best_first.itertuples()]
+    caption = f"{len(rows):,} images, scored by {model}"
+    if (left_out := len(rows) - LONGEST_TABLE) > 0:
+        rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
+    _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"), caption=caption)
 
 
 TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no other run
 
 
-def _finetune(options: argparse.Namespace) -> int:
+@verb(
+    "train on your own images and scores; results, figures, a page",
+    option("labels", metavar="LABELS.csv", help="with the columns image and score"),
+    option("--range", nargs=2, type=float, default=(0, 100), metavar=("WORST", "BEST"), help="of your scale; 0 100"),
+    option("--name", default="mine", help="of the study: runs/NAME, figures/NAME; 'mine'"),
+    *profile_options("whose settings are taken"),
+)
+def finetune(options: Namespace) -> int:
     import yaml
 
-    from iqa_lib.profile import load_profile
     from iqa_lib.workbook.runner import run_workbook
 
-    own = {
-        "profile": options.name,
-        "dataset": str(Path(options.labels).expanduser().resolve()),
-        "score_range": options.range,
-        "test_datasets": (),
-    }
-    settings = load_profile(options.profile, **{**own, **_read_overrides(options.overrides)})
+    labels = str(Path(options.labels).expanduser().resolve())
+    settings = _settings(options, profile=options.name, dataset=labels, score_range=options.range, test_datasets=())
     file = settings.folder / "profile.yaml"
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-    failed = run_workbook(str(file), {}, TUNING)
+    failed = run_workbook(str(file), only=TUNING)
     if not failed:
         print(f"python -m iqa_lib score PHOTO --model {options.name}")
     return failed
 
 
-def _add_export(commands: argparse._SubParsersAction) -> None:
-    export = commands.add_parser("export", help="write a model as ONNX, for engines other than PyTorch")
-    export.add_argument("file", metavar="OUT.onnx")
-    export.add_argument("--model", help=MODEL_HELP)
-    export.set_defaults(act=_export)
+@verb(
+    "run the notebooks of a profile and write its report",
+    option("--only", nargs="+", default=[], metavar="NOTEBOOK", help="run these, e.g. 01_train"),
+    option("--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one"),
+    option("--force", action="store_true", help="run also what is unchanged"),
+    *profile_options(),
+)
+def run(options: Namespace) -> int:
+    from iqa_lib.workbook.runner import run_workbook
+
+    return run_workbook(options.profile, dict(options.overrides), options.only, options.start, options.force)
 
 
-def _export(options: argparse.Namespace) -> int:
-    from iqa_lib.data.decode import WorkingSize
-    from iqa_lib.models.export import export_model
-    from iqa_lib.scoring import score as scoring
-
-    scorer = scoring.load_scorer(options.model)
-    print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
-    if scorer.settings.precision != "float32":
-        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
-    return 0
-
-
-def _add_run(commands: argparse._SubParsersAction) -> None:
-    run = commands.add_parser("run", help="run the notebooks of a profile and write its report")
-    run.add_argument("--only", nargs="+", default=[], metavar="NOTEBOOK", help="run these, e.g. 01_train")
-    run.add_argument("--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one")
-    run.add_argument("--force", action="store_true", help="run also what is unchanged")
-    _add_settings(run)
-    run.set_defaults(act=_run)
-
-
-def _add_settings(
-    command: argparse.ArgumentParser, profile_help: str = "a name in notebooks/profiles, or a YAML file's path"
-) -> None:
-    command.add_argument("--profile", default="demo", help=profile_help)
-    command.add_argument(
-        "-p", nargs="+", action="extend", default=[], dest="overrides", metavar="NAME=VALUE", help="override a key"
-    )
-
-
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    train = commands.add_parser("train", help="train the runs of an experiment that are missing")
-    train.add_argument("--experiment", help="one of the experiments; all where left out")
-    train.add_argument("--run", action="append", metavar="LABEL", help="this run of the experiment alone")
-    train.add_argument("--seeds", metavar="0,1,2", help="instead of the profile's")
-    train.add_argument("--dry-run", action="store_true", help="list the runs and what they cost, train nothing")
-    train.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on the cluster of RAY_ADDRESS")
-    _add_settings(train)
-    train.set_defaults(act=_train)
-
-
-def _train(options: argparse.Namespace) -> int:
+@verb(
+    "train the runs of an experiment that are missing",
+    option("--experiment", help="one of the experiments; all where left out"),
+    option("--run", action="append", metavar="LABEL", help="this run of the experiment alone"),
+    option("--seeds", metavar="0,1,2", help="instead of the profile's"),
+    option("--dry-run", action="store_true", help="list the runs and what they cost, train nothing"),
+    option("--engine", choices=["local", "ray"], default="local", help="ray: on the cluster of RAY_ADDRESS"),
+    *profile_options(),
+)
+def train(options: Namespace) -> int:
     if options.seeds:
-        options.overrides.append(f"seeds=[{options.seeds}]")
+        options.overrides = [*options.overrides, _override(f"seeds=[{options.seeds}]")]
     settings = _settings(options)
     from iqa_lib.study import experiments
 
@@ -229,52 +221,27 @@ def _train(options: argparse.Namespace) -> int:
 
     for name in names:
         for label, runs in experiments.results(settings, name, options.run).items():
-            scores = ", ".join(in_words(run.srcc, ".4f") for run in runs)
-            print(f"{name}: {label}: test SRCC {scores}")
+            print(f"{name}: {label}: test SRCC {', '.join(in_words(run.srcc, '.4f') for run in runs)}")
     from accelerate import PartialState
 
     PartialState().destroy_process_group()  # of several processes one may else abort at its end, and fail the launch
     return 0
 
 
-def _add_pretrain(commands: argparse._SubParsersAction) -> None:
-    pretrain = commands.add_parser(
-        "pretrain", help="make this project's own weights: swin_nano, and the model that scores by default"
-    )
-    pretrain.add_argument("--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone")
-    pretrain.add_argument("--epochs", type=int, default=4, metavar="N", help="over the pictures")
-    pretrain.add_argument("--seed", type=int, default=0)
-    pretrain.add_argument("--pictures", metavar="FOLDER", help="where the listed wallpapers are; /usr/share")
-    pretrain.set_defaults(act=_pretrain)
-
-
-def _pretrain(options: argparse.Namespace) -> int:
-    from iqa_lib.training import pretrain
-
-    made = pretrain.make_weights(options.backbone, options.epochs, options.seed, options.pictures)
-    for what, file in made.items():
-        print(f"{what}: {file}")
-    return 0
-
-
-def _add_bench(commands: argparse._SubParsersAction) -> None:
-    bench = commands.add_parser(
-        "bench", help="time and memory of the profile's models on this machine, and against the plain way"
-    )
-    bench.add_argument("--largest-batch", type=int, default=64, metavar="N", help="to measure memory up to")
-    _add_settings(bench)
-    bench.set_defaults(act=_bench)
-
-
-def _bench(options: argparse.Namespace) -> int:
+@verb(
+    "time and memory of the profile's models on this machine, and against the plain way",
+    option("--largest-batch", type=int, default=64, metavar="N", help="to measure memory up to"),
+    *profile_options(),
+)
+def bench(options: Namespace) -> int:
     settings = _settings(options)
     import subprocess
 
-    from iqa_lib import machine, paths
-    from iqa_lib.study import complexity as bench
+    from iqa_lib import machine
+    from iqa_lib.study import complexity
 
     print(f"{settings.profile} on {machine.description()}")
-    for table in (bench.costs(settings, full=True), bench.batch_sizes(settings, options.largest_batch)):
+    for table in (complexity.costs(settings, full=True), complexity.batch_sizes(settings, options.largest_batch)):
         print(f"\n{table.to_string(index=False)}\n", flush=True)
     plain = paths.CHECKOUT / "benchmarks" / "plain.py"
     if not plain.is_file():
@@ -283,76 +250,29 @@ def _bench(options: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
 
-def _run(options: argparse.Namespace) -> int:
-    overrides = _read_overrides(options.overrides)
-    from iqa_lib.workbook.runner import run_workbook
-
-    return run_workbook(options.profile, overrides, options.only, options.start, options.force)
-
-
-def _read_overrides(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    overrides = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ProfileError(f"-p takes NAME=VALUE, not '{pair}'")
-        try:
-            overrides[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
-    return overrides
+DATA_VERBS = VERBS.add_parser("data", help="list, check, prepare or download datasets").add_subparsers(
+    dest="action", required=True, metavar="ACTION"
+)
+DATASET = option("name", metavar="NAME", help="a dataset of the list, or the path of your labels")
+DATA_PROFILE = profile_options("whose data_folder, score_range and sizes count")
 
 
-def _add_data(commands: argparse._SubParsersAction) -> None:
-    data = commands.add_parser("data", help="list, check, prepare or download datasets")
-    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for act, text in {
-        _list: "what is known, what is there, how to get the rest",
-        _check: "read all labels and open every image: one report of all faults (exit code 1 if there are any)",
-        _prepare: "decode to the profile's resolution, into data/cache; verify what is there already",
-        _download: "fetch and unpack, where there is a public address",
-        _scores: "compute the embedded datasets' scores again, compare them with the package's (exit code 1 if any differ)",
-    }.items():
-        action = actions.add_parser(act.__name__[1:], help=text, description=text)
-        action.set_defaults(act=act)
-        if act == _scores:
-            instead = action.add_mutually_exclusive_group()
-            instead.add_argument("--write", action="store_true", help="make them the package's")
-            instead.add_argument(
-                "--add", action="store_true", help="add only the images that this processor makes otherwise"
-            )
-            continue
-        if act != _list:
-            action.add_argument("name", metavar="NAME", help="a dataset of the list, or the path of your labels")
-        if act == _download:
-            action.add_argument("--accept-licence", action="store_true", help="agree without being asked")
-        _add_settings(action, "whose data_folder, score_range and sizes count")
-
-
-def _settings(options: argparse.Namespace) -> Any:
-    from iqa_lib.profile import load_profile
-
-    return load_profile(options.profile, **_read_overrides(options.overrides))
-
-
-def _list(options: argparse.Namespace) -> int:
+@verb("what is known, what is there, how to get the rest", *DATA_PROFILE)
+def data_list(options: Namespace) -> int:
     settings = _settings(options)
-    from rich.console import Console
-    from rich.table import Table
-
     from iqa_lib.data.check import overview
 
     known = overview(settings.data_folder)
-    table = Table(*(str(column) for column in known.columns))
-    for row in known.itertuples(index=False):
-        table.add_row(*row)
-    Console().print(table)
+    _print_table(known.itertuples(index=False), *known.columns)
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+@verb(
+    "read all labels and open every image: one report of all faults (exit code 1 if there are any)",
+    DATASET,
+    *DATA_PROFILE,
+)
+def data_check(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.check import check
 
@@ -366,19 +286,24 @@ def _check(options: argparse.Namespace) -> int:
     return int(bool(report.faults))
 
 
-def _prepare(options: argparse.Namespace) -> int:
+@verb("decode to the profile's resolution, into data/cache; verify what is there already", DATASET, *DATA_PROFILE)
+def data_prepare(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.images import load_images
 
     images = load_images(settings, options.name, options.name in settings.test_datasets, verify=True)
-    print(
-        f"{options.name}: {len(images):,} images decoded to {settings.resolution} px, verified "
-        f"(fingerprint {images.fingerprint})"
-    )
+    decoded = f"{len(images):,} images decoded to {settings.resolution} px"
+    print(f"{options.name}: {decoded}, verified (fingerprint {images.fingerprint})")
     return 0
 
 
-def _download(options: argparse.Namespace) -> int:
+@verb(
+    "fetch and unpack, where there is a public address",
+    DATASET,
+    option("--accept-licence", action="store_true", help="agree without being asked"),
+    *DATA_PROFILE,
+)
+def data_download(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.download import download
 
@@ -392,7 +317,14 @@ def _download(options: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(options: argparse.Namespace) -> int:
+@verb(
+    "compute the embedded datasets' scores again, compare them with the package's (exit code 1 if any differ)",
+    [
+        option("--write", action="store_true", help="make them the package's"),
+        option("--add", action="store_true", help="add only the images that this processor makes otherwise"),
+    ],
+)
+def data_scores(options: Namespace) -> int:
     from iqa_lib.data import offline
 
     recomputed = offline.recompute_scores(shipped=options.add)
@@ -404,6 +336,35 @@ def _scores(options: argparse.Namespace) -> int:
         print(f"written: {offline.write_scores(recomputed, options.add)}")
         return 0
     return int(bool(differences))
+
+
+@verb(
+    "make this project's own weights: swin_nano, and the model that scores by default",
+    option("--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone"),
+    option("--epochs", type=int, default=4, metavar="N", help="over the pictures"),
+    option("--seed", type=int, default=0),
+    option("--pictures", metavar="FOLDER", help="where the listed wallpapers are; /usr/share"),
+)
+def pretrain(options: Namespace) -> int:
+    from iqa_lib.training import pretrain
+
+    made = pretrain.make_weights(options.backbone, options.epochs, options.seed, options.pictures)
+    for what, file in made.items():
+        print(f"{what}: {file}")
+    return 0
+
+
+@verb("write a model as ONNX, for engines other than PyTorch", option("file", metavar="OUT.onnx"), MODEL)
+def export(options: Namespace) -> int:
+    from iqa_lib.data.decode import WorkingSize
+    from iqa_lib.models.export import export_model
+    from iqa_lib.scoring import score as scoring
+
+    scorer = scoring.load_scorer(options.model)
+    print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
+    if scorer.settings.precision != "float32":
+        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
+    return 0
 
 
 if __name__ == "__main__":

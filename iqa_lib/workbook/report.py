@@ -38,34 +38,23 @@ def write_report(notebooks: list, settings: Profile, versions: dict[str, str]) -
     """``runs/<profile>/report.html``: a section for each of the runner's notebooks, all in one file."""
     seen: set[str] = set()
     sections = [_section(notebook, seen) for notebook in notebooks]
-    path = settings.folder / "report.html"
-    return _write(path, settings, versions=versions, notebooks=sections, machines=_machines(settings))
-
-
-def _machines(settings: Profile) -> list[str]:
-    """What the profile's runs were computed on, and in which precision, in words."""
-    facts = [read_json(file) for file in sorted((settings.folder / "store").glob("*/environment.json"))]
-    return sorted({f"{f['machine']}, {f['precision']}" for f in facts if "precision" in f})
+    facts = [read_json(file) for file in (settings.folder / "store").glob("*/environment.json")]
+    machines = sorted({f"{f['machine']}, {f['precision']}" for f in facts if "precision" in f})
+    return _write(settings.folder / "report.html", settings, versions=versions, notebooks=sections, machines=machines)
 
 
 def write_index(page: Page) -> Path:
     """``figures/<profile>/index.html``: every table and figure that this notebook or another of the profile saved."""
-    settings = page.settings
-    path = settings.figures / "index.html"
-    stored = [read_json(result) for result in sorted((settings.folder / "results").glob("*.json"))]
-    entries = {kind: {} for kind in ("figures", "tables")}
-    for result in [page.saved, *stored]:
-        for kind, named in entries.items():
-            for entry in result.get(kind, []):
-                if (file := paths.HOME / entry["file"]).is_file():
-                    named.setdefault(entry["name"], {**entry, "files": _siblings(file)})
+    stored = [read_json(result) for result in sorted((page.settings.folder / "results").glob("*.json"))]
+    entries: dict[str, dict[str, dict]] = {"figures": {}, "tables": {}}  # by name: the first that is there
+    for kind, named in entries.items():
+        for entry in (entry for result in [page.saved, *stored] for entry in result.get(kind, [])):
+            if (file := paths.HOME / entry["file"]).is_file():
+                kinds = [file.with_suffix(suffix) for suffix in (".pdf", ".png", ".csv", ".tex")]
+                named.setdefault(entry["name"], {**entry, "files": [f.name for f in kinds if f.is_file()]})
     tables = [{**entry, **_table(paths.HOME / entry["file"])} for entry in entries["tables"].values()]
-    return _write(path, settings, figures=list(entries["figures"].values()), tables=tables)
-
-
-def _siblings(file: Path) -> list[str]:
-    """The names of an exhibit's files of every kind."""
-    return [f"{file.stem}{kind}" for kind in (".pdf", ".png", ".csv", ".tex") if file.with_suffix(kind).is_file()]
+    figures = list(entries["figures"].values())
+    return _write(page.settings.figures / "index.html", page.settings, figures=figures, tables=tables)
 
 
 def _write(path: Path, settings: Profile, **content: Any) -> Path:
@@ -83,10 +72,9 @@ def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
     result = read_json(notebook.result) if notebook.status in ("done", "skipped") else {}
     new = {kind: [e for e in result.get(kind, []) if e["file"] not in seen] for kind in ("figures", "tables")}
     seen.update(entry["file"] for entries in new.values() for entry in entries)
-    page = _export_html(notebook)
     return {
         "notebook": notebook,
-        "html": page and f"notebooks/{page.name}",
+        "html": _export_html(notebook.executed),
         "ipynb": f"notebooks/{notebook.executed.name}" if notebook.executed.is_file() else None,
         "numbers": {k: in_words(v, ".4g") if isinstance(v, float) else v for k, v in result.get("numbers", {}).items()},
         "tables": [{**t, **_table(paths.HOME / t["file"])} for t in new["tables"]],
@@ -95,16 +83,15 @@ def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
     }
 
 
-def _export_html(notebook: Any) -> Path | None:
-    page = notebook.executed.with_suffix(".html")
-    if not notebook.executed.is_file():
+def _export_html(executed: Path) -> str | None:
+    """The executed notebook as a page beside it; None where there is none, or half a one that a killed runner left."""
+    page = executed.with_suffix(".html")
+    try:
+        if not page.is_file() or page.stat().st_mtime < executed.stat().st_mtime:
+            paths.write_atomically(page, HTMLExporter().from_filename(str(executed))[0])
+    except (FileNotFoundError, ValueError):
         return None
-    if not page.is_file() or page.stat().st_mtime < notebook.executed.stat().st_mtime:
-        try:
-            paths.write_atomically(page, HTMLExporter().from_filename(str(notebook.executed))[0])
-        except ValueError:  # a runner killed while saving leaves half a notebook
-            return None
-    return page
+    return f"notebooks/{page.name}"
 
 
 def _table(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from elsewhere import bits, command, finish, kill_at_random, run_notebooks, said, start, wait_for
 from PIL import Image
-from test_workbook import Study
+from tiny_study import Study
 
 from iqa_lib import paths
 from iqa_lib.profile import load_profile

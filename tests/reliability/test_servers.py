@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from elsewhere import finish, run_notebooks, wait_for
-from test_workbook import Study
+from tiny_study import Study
 
 from iqa_lib import paths
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from elsewhere import bits, command, finish, run_notebooks, said, start, wait_for
-from test_workbook import Study
+from tiny_study import Study
 
 from iqa_lib import paths
 from iqa_lib.data.images import load_images

@@ -15,9 +15,9 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from broken import BROKEN, broken
 from PIL import Image
 from skimage import data as photographs
-from test_manage import BROKEN, broken
 
 import iqa_lib
 from iqa_lib import __main__, machine

@@ -6,24 +6,14 @@ import re
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 from filelock import FileLock
 from PIL import Image
 from rich.console import Console
+from tiny_study import Study
 
 from iqa_lib import __main__, paths
-from iqa_lib.workbook.runner import Board, Notebook, run_workbook, seconds_left
-
-# A stand-in for `Page.finish`, which takes seconds to import: the runner reads the file alone.
-RECORD = """
-import json, os, pathlib
-def record(name, headline="fine", **more):
-    result = {"headline": headline, "numbers": {}, "figures": [], "tables": [], "runs": [], **more}
-    folder = pathlib.Path(os.environ["IQA_HOME"], "runs", "tiny", "results")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result))
-"""
+from iqa_lib.workbook.runner import Board, Notebook, seconds_left
 
 
 @pytest.fixture
@@ -36,30 +26,6 @@ def study(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "tiny.yaml").write_text("profile: tiny\ndataset: none\nbackbone: none\n")
     return Study(tmp_path)
-
-
-class Study:
-    def __init__(self, home: Path):
-        self.home, self.folder, self.profile = home, home / "runs" / "tiny", str(home / "tiny.yaml")
-
-    def write(self, name: str, *cells: str, needs: tuple[str, ...] = (), share: float | None = None) -> None:
-        parameters = nbformat.v4.new_code_cell('profile = "tiny"\nmood = "calm"', metadata={"tags": ["parameters"]})
-        code = [nbformat.v4.new_code_cell(c) for c in (RECORD, *cells)]
-        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        notebook = nbformat.v4.new_notebook(
-            cells=[parameters, *code], metadata={"kernelspec": kernel, "iqa": {"needs": list(needs), "share": share}}
-        )
-        for number, cell in enumerate(notebook.cells):
-            cell.id = f"cell-{number}"
-        nbformat.write(notebook, self.home / "notebooks" / f"{name}.ipynb")
-
-    def run(self, overrides=None, **options) -> tuple[int, str]:
-        console = Console(record=True, file=open("/dev/null", "w"), width=200)  # noqa: SIM115
-        code = run_workbook(self.profile, overrides or {}, console=console, **options)
-        return code, console.export_text()
-
-    def report(self) -> str:
-        return (self.folder / "report.html").read_text()
 
 
 def one_pixel() -> bytes:

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from broken import BROKEN, broken
 from PIL import Image
 from skimage import data as photographs
 
@@ -183,43 +184,6 @@ def test_108_megapixels_are_reduced_and_nothing_is_said(tmp_path):
     assert decoded.shape == (384, 512, 3)
     assert_alike(decoded[:, :250], np.full((384, 250, 3), (0, 0, 128), np.uint8), 2)
     assert_alike(decoded[:, 262:], np.full((384, 250, 3), (255, 0, 0), np.uint8), 2)
-
-
-def broken(kind, path, picture):
-    picture.save(path, format="JPEG")
-    whole = path.read_bytes()
-    if kind == "truncated":
-        path.write_bytes(whole[: len(whole) // 2])
-    elif kind == "zero bytes":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("<html>404</html>")
-    elif kind == "header alone":
-        path.write_bytes(whole[:20])
-    elif kind == "strip":
-        Image.new("L", (1, 10_000)).save(path, format="PNG")
-    elif kind == "float":
-        Image.fromarray(np.zeros((40, 40), np.float32)).save(path, format="TIFF")
-    elif kind == "32 bit":
-        Image.fromarray(np.full((40, 40), 70_000, np.int32)).save(path, format="TIFF")
-    elif kind == "bomb":  # a header that promises 400 million pixels
-        picture.save(path, format="PNG")
-        content = bytearray(path.read_bytes())
-        content[16:24] = (20_000).to_bytes(4, "big") * 2
-        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-        path.write_bytes(content)
-
-
-BROKEN = {
-    "truncated": "cannot be decoded .*truncated",
-    "zero bytes": "is empty",
-    "text": "is no image that Pillow can read",
-    "header alone": "is no image|cannot be decoded",
-    "strip": "1 x 10000 pixels is a strip longer than 50 times",
-    "float": "floating-point pixels",
-    "32 bit": "more than 16 bits",
-    "bomb": "is larger than 178,956,970 pixels",
-}
 
 
 @pytest.mark.parametrize("kind", BROKEN)

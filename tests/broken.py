@@ -1,0 +1,43 @@
+"""Image files that cannot be used, each with what is said of it."""
+
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def broken(kind, path, picture):
+    picture.save(path, format="JPEG")
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "zero bytes":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("<html>404</html>")
+    elif kind == "header alone":
+        path.write_bytes(whole[:20])
+    elif kind == "strip":
+        Image.new("L", (1, 10_000)).save(path, format="PNG")
+    elif kind == "float":
+        Image.fromarray(np.zeros((40, 40), np.float32)).save(path, format="TIFF")
+    elif kind == "32 bit":
+        Image.fromarray(np.full((40, 40), 70_000, np.int32)).save(path, format="TIFF")
+    elif kind == "bomb":  # a header that promises 400 million pixels
+        picture.save(path, format="PNG")
+        content = bytearray(path.read_bytes())
+        content[16:24] = (20_000).to_bytes(4, "big") * 2
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+        path.write_bytes(content)
+
+
+BROKEN = {
+    "truncated": "cannot be decoded .*truncated",
+    "zero bytes": "is empty",
+    "text": "is no image that Pillow can read",
+    "header alone": "is no image|cannot be decoded",
+    "strip": "1 x 10000 pixels is a strip longer than 50 times",
+    "float": "floating-point pixels",
+    "32 bit": "more than 16 bits",
+    "bomb": "is larger than 178,956,970 pixels",
+}
