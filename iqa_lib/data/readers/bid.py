@@ -6,20 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from iqa_lib.data.readers.files import Layout, file_in, place
-from iqa_lib.data.readers.tables import numbers, read_sheet, whole
+from iqa_lib.data.readers.files import Layout, place
+from iqa_lib.data.readers.tables import read_sheet, whole
 
 
-def read_bid(folder: Path) -> pd.DataFrame:
-    path = file_in(folder, "DatabaseGrades.xlsx")
-    table = read_sheet(path, ["Image Number", "Average Subjective Grade"])
-    table = table.dropna(subset=["Image Number"])  # notes below the table
-    names = [f"DatabaseImage{whole(number):0>4}.JPG" for number in table["Image Number"]]
-    read = pd.DataFrame(
-        {"image": place(names, folder, ["ImageDatabase"]), "score": numbers(table["Average Subjective Grade"])},
-        index=table.index,
-    )
-    return read.assign(std=numbers(table["std"])) if "std" in table else read
+def read_bid(folder: Path, grades: Path) -> pd.DataFrame:
+    table = read_sheet(grades, image="Image Number", score="Average Subjective Grade")
+    table = table.dropna(subset=["image"])  # notes below the table
+    names = [f"DatabaseImage{whole(number):0>4}.JPG" for number in table["image"]]
+    return table.assign(image=place(names, folder, ["ImageDatabase"]))
 
 
 LAYOUTS = (Layout(("DatabaseGrades.xlsx",), read_bid),)

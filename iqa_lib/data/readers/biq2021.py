@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from iqa_lib.data.readers.files import Layout, file_in
+from iqa_lib.data.readers.files import Layout
 from iqa_lib.data.readers.tables import columns_of, read_delimited
 
 
-def read_biq(folder: Path) -> pd.DataFrame:
+def read_biq(folder: Path, train: Path, test: Path) -> pd.DataFrame:
     parts = []
-    for split in ("train", "test"):
-        path = file_in(folder, f"{split.capitalize()} (Images and MOS).csv")
-        table = columns_of(read_delimited(path), path, image="Image Name", score="MOS")
+    for split, labels in (("train", train), ("test", test)):
+        table = columns_of(read_delimited(labels), labels, image="Image Name", score="MOS")
         parts.append(table.assign(image="Images/" + table["image"], split=split))
     return pd.concat(parts)
 
