@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from iqa_lib import paths
 from iqa_lib.data import near_copies, offline
 from iqa_lib.data.labels import SPLITS, checked
+from iqa_lib.data.readers import authentic, synthetic
 from iqa_lib.data.readers.files import Layout, subfolders
 from iqa_lib.data.readers.own import OWN_SUFFIXES, own_label_file, read_own
 from iqa_lib.errors import DataError
@@ -53,12 +53,9 @@ class Dataset:
     download: Download | None = None  # where a public address with a checksum has it
 
 
-def _entry(readers: str, **facts: Any) -> Dataset:
-    return Dataset(**facts, layouts=importlib.import_module(f"iqa_lib.data.readers.{readers}").LAYOUTS)
-
-
 _PUBLISHED = yaml.safe_load((importlib.resources.files("iqa_lib.data") / "catalog.yaml").read_text(encoding="utf-8"))
-CATALOG = {name: _entry(**facts) for name, facts in _PUBLISHED.items()} | {
+_LAYOUTS = authentic.LAYOUTS | synthetic.LAYOUTS
+CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PUBLISHED.items()} | {
     name: Dataset(
         title=name,
         scores="surrogate score (from VSI, HaarPSI, MDSI)",

@@ -90,14 +90,11 @@ def read_mat(path: Path, *names: str) -> list[np.ndarray]:
         shapes = apart(scipy.io.whosmat, str(path))
         _refuse_bomb(path, sum(8 * math.prod(shape) for _, shape, _ in shapes))
         content = apart(scipy.io.loadmat, str(path))
-    absent = [name for name in names if name not in content]
-    if absent:
-        found = ", ".join(k for k in content if not k.startswith("__"))
-        raise DataError(f"{path}: no variable {', '.join(absent)}; it has {found}. Is it the published file?")
-    try:
+        absent = [name for name in names if name not in content]
+        if absent:
+            found = ", ".join(k for k in content if not k.startswith("__"))
+            raise DataError(f"{path}: no variable {', '.join(absent)}; it has {found}. Is it the published file?")
         return [_flat(content[name]) for name in names]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: {', '.join(names)} should be numbers or texts ({error}). Load it again.") from error
 
 
 @contextlib.contextmanager
@@ -130,7 +127,7 @@ def _flat(values: np.ndarray) -> np.ndarray:
     if values.dtype == object:
         return np.array([str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in values], dtype=object)
     if values.dtype.kind not in "biuf":
-        raise TypeError(f"they are {values.dtype}")
+        raise TypeError(f"a variable should be numbers or texts, and is {values.dtype}")
     return values.astype(float)
 
 
@@ -168,12 +165,6 @@ def numbers(texts: pd.Series) -> pd.Series:
     return pd.to_numeric(texts, errors="coerce").astype(float)
 
 
-def described_by_names(images: pd.Series, kinds: Sequence[str]) -> dict[str, pd.Series]:
-    """``distortion`` and ``severity`` of images named like ``I01_02_03.png``; "" and 0 for names of another form."""
-    found = images.str.extract(r"_(\d+)_(\d+)\.\w+$").apply(numbers)
-    return {"distortion": found[0].map(dict(enumerate(kinds, 1))).fillna(""), "severity": found[1].fillna(0)}
-
-
 def read_words(path: Path, count: int) -> pd.DataFrame:
     """A table of ``count`` words a line; empty lines are left out."""
     lines = enumerate(map(str.strip, read_text(path).splitlines()), 1)
@@ -189,7 +180,7 @@ def read_words(path: Path, count: int) -> pd.DataFrame:
 
 def whole(cell: object) -> str:
     """Excel keeps 1600 as 1600.0."""
-    return str(int(cell)) if isinstance(cell, int | float) and cell == int(cell) else str(cell).strip()
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
 def entries(file: str, values: Sequence) -> list[str]:
