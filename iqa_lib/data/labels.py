@@ -30,7 +30,7 @@ def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float])
     if table.empty:
         raise DataError(f"{folder}: its labels have no rows. Unpack or load them again.")
     faults: Faults = defaultdict(dict)
-    table = table.assign(image=table["image"].astype(str).str.strip())
+    table = table.assign(image=table["image"].fillna("").astype(str).str.strip())
     table = table.assign(**_mapped(table, score_range, faults))
     table["path"], missing = _paths(table, folder, faults)
     paths = table["path"].dropna()
@@ -38,7 +38,7 @@ def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float])
     for where, path in paths[paths.duplicated()].items():
         problem = f"image '{table['image'][where]}' was already in {first[path]}"
         faults["Keep one row per image."][where] = problem
-    reference = table.get("reference", table["image"]).astype(str).str.strip()
+    reference = table.get("reference", table["image"]).fillna("").astype(str).str.strip()
     table["reference"] = reference.mask(reference == "", table["image"])
     if "split" in table:
         _look_at_split(table, faults)
