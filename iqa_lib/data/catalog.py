@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.resources
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,12 @@ import filelock
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic.dataclasses import dataclass
 
 from iqa_lib import paths
 from iqa_lib.data import near_copies, offline
 from iqa_lib.data.labels import SPLITS, checked
+from iqa_lib.data.readers import authentic, synthetic
 from iqa_lib.data.readers.files import Layout, subfolders
 from iqa_lib.data.readers.own import OWN_SUFFIXES, own_label_file, read_own
 from iqa_lib.errors import DataError
@@ -53,20 +53,9 @@ class Dataset:
     download: Download | None = None  # where a public address with a checksum has it
 
 
-def _entry(facts: dict[str, Any]) -> Dataset:
-    layouts = importlib.import_module(f"iqa_lib.data.readers.{facts.pop('readers')}").LAYOUTS
-    facts["score_range"] = tuple(facts.get("score_range", (0.0, 100.0)))
-    if "download" in facts:
-        facts["download"] = Download(**facts["download"])
-    return Dataset(**facts, layouts=layouts)
-
-
-CATALOG = {
-    name: _entry(facts)
-    for name, facts in yaml.safe_load(
-        importlib.resources.files("iqa_lib.data").joinpath("catalog.yaml").read_text(encoding="utf-8")
-    ).items()
-} | {
+_PUBLISHED = yaml.safe_load((importlib.resources.files("iqa_lib.data") / "catalog.yaml").read_text(encoding="utf-8"))
+_LAYOUTS = authentic.LAYOUTS | synthetic.LAYOUTS
+CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PUBLISHED.items()} | {
     name: Dataset(
         title=name,
         scores="surrogate score (from VSI, HaarPSI, MDSI)",
@@ -85,9 +74,9 @@ def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
     """The catalog's entry, or one made up for labels of one's own."""
     if name in CATALOG:
         return CATALOG[name]
-    recognised = _recognise(name, data_folder)
-    if recognised:
-        return CATALOG[recognised[0]]
+    found = _published(name, data_folder)
+    if found:
+        return CATALOG[found[0]]
     return Dataset(Path(name).stem, "MOS", f"your own labels, {name}", split="yours, or 70/10/20 % by reference")
 
 
@@ -98,8 +87,11 @@ def locate(name: str, data_folder: str | Path | None = None) -> Path | None:
         data_folder: searched with its subfolders and theirs, a folder named like the dataset first; by default
             ``data/`` of this workbook.
     """
-    found = _locate(name, data_folder)
-    return found and found[0]
+    if CATALOG[name].build:
+        folders = [root_of(data_folder) / name, paths.DATA / name]
+        return next((folder for folder in folders if (folder / "labels.csv").is_file()), None)
+    found = _published(name, data_folder)
+    return found and found[1]
 
 
 def place_of(name: str, data_folder: str | Path | None = None) -> Path | None:
@@ -164,18 +156,14 @@ def read_labels(
         DataError: the dataset is absent or unknown, or its label file cannot be read at all.
     """
     if name in CATALOG and CATALOG[name].build:
-        folder = _build_when_absent(name, data_folder)
-        return checked(read_own(folder / "labels.csv"), folder, (0.0, 100.0))
-    if name in CATALOG:
-        found = _locate(name, data_folder)
-        if not found:
-            raise DataError(how_to_get(name, data_folder))
-        folder, layout = found
-        return checked(layout.read(folder), folder, CATALOG[name].score_range)
-    recognised = _recognise(name, data_folder)
-    if recognised:
-        key, folder, layout = recognised
+        folder = _built(name, data_folder)
+        return checked(read_own(folder / "labels.csv"), folder, CATALOG[name].score_range)
+    found = _published(name, data_folder)
+    if found:
+        key, folder, layout = found
         return checked(layout.read(folder), folder, CATALOG[key].score_range)
+    if name in CATALOG:
+        raise DataError(how_to_get(name, data_folder))
     path = find_own(name, data_folder)
     path = own_label_file(path) if path.is_dir() else path
     return checked(read_own(path), path.parent, score_range)
@@ -247,31 +235,26 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def _locate(name: str, data_folder: str | Path | None) -> tuple[Path, Layout | None] | None:
-    root = root_of(data_folder)
-    if CATALOG[name].build:
-        built = [folder / name for folder in (root, paths.DATA) if (folder / name / "labels.csv").is_file()]
-        return (built[0], None) if built else None
-    candidates = sorted([root, *subfolders(root, 2)], key=lambda f: _plain(f.name) != _plain(name))
-    for folder in candidates:
-        for layout in CATALOG[name].layouts:
-            if layout.fits(folder):
-                return folder.resolve(), layout
-    return None
+def _published(name: str, data_folder: str | Path | None) -> tuple[str, Path, Layout] | None:
+    """The dataset of this name, or whichever of the catalog lies at this path: its name, folder and layout."""
+    if name in CATALOG:
+        root = root_of(data_folder)
+        keys = [name]
+        folders = sorted([root, *subfolders(root, 2)], key=lambda folder: _plain(folder.name) != _plain(name))
+    else:
+        keys, folders = CATALOG, [path for path in _candidates(name, data_folder) if path.is_dir()][:1]
+    fitting = (
+        (key, folder.resolve(), layout)
+        for folder in folders
+        for key in keys
+        for layout in CATALOG[key].layouts
+        if layout.fits(folder)
+    )
+    return next(fitting, None)
 
 
-def _recognise(path: str, data_folder: str | Path | None = None) -> tuple[str, Path, Layout] | None:
-    """A path that leads to a folder in a published layout."""
-    folder = next((f for f in _candidates(path, data_folder) if f.is_dir()), None)
-    if folder:
-        for name, dataset in CATALOG.items():
-            for layout in dataset.layouts:
-                if layout.fits(folder):
-                    return name, folder.resolve(), layout
-    return None
-
-
-def _build_when_absent(name: str, data_folder: str | Path | None) -> Path:
+def _built(name: str, data_folder: str | Path | None) -> Path:
+    """The folder of an embedded dataset, which is built where it is absent."""
     paths.DATA.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(paths.DATA / f".{name}.lock"):
         if not locate(name, data_folder):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import ExifTags, Image
 
 from iqa_lib.data import catalog, decode, images, near_copies
+from iqa_lib.data.labels import few
 from iqa_lib.errors import DataError
 from iqa_lib.profile import DataSettings
 from iqa_lib.progress import Progress
@@ -40,7 +41,7 @@ def overview(data_folder: str | None = None) -> pd.DataFrame:
                 "title": dataset.title,
                 "images": f"{dataset.images:,}" if dataset.images else "",
                 "present": _count_present(name, data_folder) if folder else "no",
-                "where, or how to get it": str(folder) if folder else _how_to_get(name, dataset),
+                "where, or how to get it": str(folder or _how_to_get(name, dataset)),
             }
         )
     return pd.DataFrame(rows)
@@ -79,31 +80,26 @@ def check(name: str, settings: DataSettings) -> Report:
         report.faults.append(str(error))
         table = pd.DataFrame(columns=["image", "path", "score", "reference"])
     labelled = table[table["path"].notna()].drop_duplicates("path")
+    report.images = len(labelled)
     published = catalog.describe(name, settings.data_folder).images
-    _compare_count(report, len(labelled), published)
+    if published and report.images and report.images != published:
+        report.faults.append(
+            f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
+            f"again; go on with what is there only if a part is meant."
+        )
     _look_at_scores(report, table)
     _look_at_case(report, labelled)
     unlabelled = _without_row(labelled, report.folder)
-    others = {"fault": report.faults, "note": report.notes}["note" if published else "fault"]
-    if unlabelled and len(labelled):
+    others = report.notes if published else report.faults
+    if unlabelled and report.images:
         others.append(
-            f"{len(unlabelled)} images have no row: {_few(Path(f).name for f in unlabelled)}. They are not used; "
+            f"{len(unlabelled)} images have no row: {few(Path(f).name for f in unlabelled)}. They are not used; "
             f"add rows for those that should be."
         )
-    if labelled["reference"].is_unique and len(labelled):
+    if labelled["reference"].is_unique and report.images:
         _look_at_near_copies(report, labelled)
-    report.images = len(labelled)
-    files = labelled["path"].tolist() + ([] if len(labelled) else unlabelled)
-    _look_at_images(report, files, others)
+    _look_at_images(report, labelled["path"].tolist() or unlabelled, others)
     return report
-
-
-def _compare_count(report: Report, found: int, published: int | None) -> None:
-    if published and found and found != published:
-        report.faults.append(
-            f"{report.folder}: {found:,} labelled images, published are {published:,}. Unpack the whole archive again; "
-            f"go on with what is there only if a part is meant."
-        )
 
 
 def _look_at_scores(report: Report, table: pd.DataFrame) -> None:
@@ -116,32 +112,28 @@ def _look_at_scores(report: Report, table: pd.DataFrame) -> None:
 
 
 def _look_at_case(report: Report, table: pd.DataFrame) -> None:
-    pairs = zip(table["image"], table["path"], strict=True)
-    other = [
-        f"'{image}' is {Path(path).name}"
-        for image, path in pairs
-        if Path(image).name != Path(path).name and Path(image).name.casefold() == Path(path).name.casefold()
-    ]
+    pairs = [(Path(image).name, Path(path).name) for image, path in zip(table["image"], table["path"], strict=True)]
+    other = [f"'{x}' is {y}" for x, y in pairs if x != y and x.casefold() == y.casefold()]
     if other:
         report.notes.append(
-            f"{len(other)} names differ from their files in the case of letters: {_few(other)}. They are read all the "
+            f"{len(other)} names differ from their files in the case of letters: {few(other)}. They are read all the "
             f"same; for other programs rename the files."
         )
 
 
 def _look_at_near_copies(report: Report, labelled: pd.DataFrame) -> None:
     first = near_copies.groups(labelled["path"].tolist())
-    own = np.arange(len(first))
-    if not (first != own).any():
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    if not len(copies):
         return
     names = labelled["image"].to_numpy()
-    alike = [f"{names[i]} ≈ {names[first[i]]}" for i in own[first != own]]
-    text = f"{len(alike)} images are near-copies of another: {_few(alike)}. They count as one photograph"
+    alike = few(f"{names[i]} ≈ {names[first[i]]}" for i in copies)
+    text = f"{len(copies)} images are near-copies of another: {alike}. They count as one photograph"
     if "split" in labelled:
         split = labelled["split"].to_numpy()
-        apart = [pair for i, pair in zip(own[first != own], alike, strict=True) if split[i] != split[first[i]]]
+        apart = (split[copies] != split[first[copies]]).sum()
         if apart:
-            text += f"; {len(apart)} are on both sides of the official split: results are given with and without them"
+            text += f"; {apart} are on both sides of the official split: results are given with and without them"
     report.notes.append(f"{text}.")
 
 
@@ -164,15 +156,8 @@ def _without_row(labelled: pd.DataFrame, folder: Path | None) -> list[str]:
     ]
 
 
-@dataclass
-class _Examined:
-    fault: str | None
-    pixels: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    remarks: tuple[str, ...] = ()
-
-
-def _examine(path: str) -> _Examined:
+def _examine(path: str) -> tuple[tuple[bytes, tuple[int, int]], list[str]] | DataError:
+    """What tells an image from another, its SHA-256 and size; and what is unusual about its file."""
     try:
         image = decode.decode_whole(path)
         with decode.open_image(path) as file:
@@ -180,39 +165,33 @@ def _examine(path: str) -> _Examined:
             remarks = [f"of mode {file.mode}"] if file.mode not in ("RGB", "L") else []
             if named and named != file.format and {named, file.format} != {"JPEG", "MPO"}:
                 remarks.append(f"{file.format} files named {Path(path).suffix}")
-            if file.getexif().get(0x0112, 1) != 1:
+            if file.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 remarks.append("turned by their EXIF orientation")
     except DataError as error:
-        return _Examined(str(error))
-    return _Examined(None, hashlib.sha256(image).digest(), image.shape[:2], tuple(remarks))
+        return error
+    return (hashlib.sha256(image).digest(), image.shape[:2]), remarks
 
 
 def _look_at_images(report: Report, files: list[str], others: list[str]) -> None:
     costs = [height * width for height, width in images.read_sizes(files)]
-    alike, remarks, sizes = defaultdict(list), Counter(), []
+    alike, remarks = defaultdict(list), Counter()
     with decode.quiet_pillow():
-        jobs = zip(files, costs, strict=True)
-        work = Progress(images.in_order(_examine, jobs), desc="opening images", total=len(files))
-        for path, found in zip(files, work, strict=True):
-            if found.fault:
-                report.faults.append(found.fault)
-                continue
-            alike[found.pixels, found.size].append(Path(path).name)
-            remarks.update(found.remarks)
-            sizes.append(found.size)
+        examined = images.in_order(_examine, zip(files, costs, strict=True))
+        for path, found in zip(files, Progress(examined, desc="opening images", total=len(files)), strict=True):
+            if isinstance(found, DataError):
+                report.faults.append(str(found))
+            else:
+                alike[found[0]].append(Path(path).name)
+                remarks.update(found[1])
     same = [names for names in alike.values() if len(names) > 1]
     if same:
         others.append(
             f"{len(same)} images are there more than once under several names: "
-            f"{_few(' = '.join(names) for names in same)}. Keep one row of each, or give them one reference, so that "
+            f"{few(' = '.join(names) for names in same)}. Keep one row of each, or give them one reference, so that "
             f"none is on two sides of the split."
         )
     report.notes += [f"{count} images are {remark}; they are converted." for remark, count in remarks.items()]
-    if sizes:
-        small, large = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
+    if alike:
+        sizes = [size for _, size in alike]
+        small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
         report.notes.append(f"Image sizes: {small[1]}×{small[0]} to {large[1]}×{large[0]} pixels.")
-
-
-def _few(texts: Iterable[str], count: int = 5) -> str:
-    texts = list(texts)
-    return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")

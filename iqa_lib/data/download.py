@@ -137,35 +137,29 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     folder.mkdir(parents=True)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                members = opened.infolist()
-                for member in members:
-                    _refuse_unsafe(archive, member.filename, stat.S_ISLNK(member.external_attr >> 16))
-                require_space(folder, sum(member.file_size for member in members), f"Unpacking {archive.name}")
-                for member in Progress(members, desc=f"unpacking {archive.name}"):
-                    opened.extract(member, folder)
-        else:
-            with tarfile.open(archive) as opened:
-                members = opened.getmembers()
-                for member in members:
-                    _refuse_unsafe(archive, member.name, not (member.isfile() or member.isdir()))
-                require_space(folder, sum(member.size for member in members), f"Unpacking {archive.name}")
-                for member in Progress(members, desc=f"unpacking {archive.name}"):
-                    opened.extract(member, folder, filter="data")
-    except DataError:
-        shutil.rmtree(folder)
-        raise
+        zipped = zipfile.is_zipfile(archive)
+        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as opened:
+            if zipped:
+                extract = opened.extract
+                members = [
+                    (m, m.filename, m.file_size, not stat.S_ISLNK(m.external_attr >> 16)) for m in opened.infolist()
+                ]
+            else:
+                extract = functools.partial(opened.extract, filter="data")
+                members = [(m, m.name, m.size, m.isfile() or m.isdir()) for m in opened.getmembers()]
+            for _, name, _, plain in members:
+                path = PurePosixPath(name.replace("\\", "/"))
+                if not plain or path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+                    raise DataError(
+                        f"{archive}: its member '{name}' leads outside the folder or is a link. Nothing was unpacked: "
+                        f"the archive is not to be trusted."
+                    )
+            require_space(folder, sum(size for _, _, size, _ in members), f"Unpacking {archive.name}")
+            for member, *_ in Progress(members, desc=f"unpacking {archive.name}"):
+                extract(member, folder)
     except Exception as error:  # a damaged archive makes its readers raise anything
         shutil.rmtree(folder)
+        if isinstance(error, DataError):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{archive} cannot be unpacked ({reason}). Remove it and load it again.") from error
-
-
-def _refuse_unsafe(archive: Path, member: str, special: bool) -> None:
-    path = PurePosixPath(member.replace("\\", "/"))
-    if special or path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
-        raise DataError(
-            f"{archive}: its member '{member}' leads outside the folder or is a link. Nothing was unpacked: the "
-            f"archive is not to be trusted."
-        )

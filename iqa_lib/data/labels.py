@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,126 +16,110 @@ from iqa_lib.data.readers.tables import numbers
 from iqa_lib.errors import DataError
 
 SPLITS = ("train", "val", "test")
-
-
-class _Faults:
-    """What is wrong, each kind once: with its first place, how often, and the remedy."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.sentences: list[str] = []
-
-    def add(self, where: pd.Index, problem: Callable[[str], str], remedy: str) -> None:
-        """``problem`` describes the first row; the others are counted."""
-        if len(where):
-            more = f" ({len(where)} such rows)" if len(where) > 1 else ""
-            self.sentences.append(f"{self.folder / where[0]}: {problem(where[0])}{more}. {remedy}")
+Faults = dict[str, dict[str, str]]  # of each remedy: the rows that need it, and what is wrong with them
 
 
 def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float]) -> tuple[pd.DataFrame, list[str]]:
-    """Map scores to 0–100, find the images, fill in references; and say all that is wrong."""
-    faults = _Faults(folder)
-    table = table.assign(image=table["image"].astype(str).str.strip())
-    table = table.assign(**_mapped(table, score_range, faults), path=_paths(table, folder, faults))
-    _look_for_duplicates(table, faults)
-    reference = table.get("reference", table["image"]).astype(str).str.strip()
+    """Map scores to 0–100, find the images, fill in references; and say all that is wrong.
+
+    Every kind of fault is said once: with its first row, how many there are, and the remedy.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if table.empty:
+        raise DataError(f"{folder}: its labels have no rows. Unpack or load them again.")
+    faults: Faults = defaultdict(dict)
+    table = table.assign(image=table["image"].fillna("").astype(str).str.strip())
+    table = table.assign(**_mapped(table, score_range, faults))
+    table["path"], missing = _paths(table, folder, faults)
+    paths = table["path"].dropna()
+    first = {path: where for where, path in paths[::-1].items()}
+    for where, path in paths[paths.duplicated()].items():
+        problem = f"image '{table['image'][where]}' was already in {first[path]}"
+        faults["Keep one row per image."][where] = problem
+    reference = table.get("reference", table["image"]).fillna("").astype(str).str.strip()
     table["reference"] = reference.mask(reference == "", table["image"])
     if "split" in table:
         _look_at_split(table, faults)
     if "severity" in table:
         table["severity"] = numbers(table["severity"])
-    return table.reset_index(drop=True), faults.sentences
+    sentences = []
+    for remedy, rows in faults.items():
+        where, problem = next(iter(rows.items()))
+        more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
+        sentences.append(f"{folder / where}: {problem}{more}. {remedy}")
+    if missing:
+        shown = few(f"'{image}'" for image in missing)
+        sentences.append(
+            f"{folder}: {len(missing)} of {len(table)} images are missing: {shown} (named in "
+            f"{table.index[0].rsplit(',', 1)[0]}). Put them there, or remove their rows."
+        )
+    return table.reset_index(drop=True), sentences
 
 
-def _mapped(table: pd.DataFrame, score_range: tuple[float, float], faults: _Faults) -> dict[str, pd.Series]:
+def few(texts: Iterable[str], count: int = 5) -> str:
+    """The first of them, for a sentence."""
+    texts = list(texts)
+    return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
+
+
+def _mapped(table: pd.DataFrame, score_range: tuple[float, float], faults: Faults) -> dict[str, pd.Series]:
     worst, best = score_range
     scores = numbers(table["score"])
     finite = np.isfinite(scores)
-    faults.add(
-        table.index[~finite],
-        lambda where: f"score '{table['score'][where]}' is not a number",
-        "Correct or remove such rows; decimals are written with a point.",
-    )
+    for where, score in table["score"][~finite].items():
+        problem = f"score '{score}' is not a number"
+        faults["Correct or remove such rows; decimals are written with a point."][where] = problem
     mapped = (scores - worst) / (best - worst) * 100
-    faults.add(
-        table.index[finite & ~mapped.between(-1e-9, 100 + 1e-9)],
-        lambda where: f"score {table['score'][where]} is outside {worst}–{best}",
-        "For labels of your own set the profile key score_range to the worst and best score of their scale.",
-    )
-    columns = {"score": mapped.clip(0, 100).where(mapped.between(-1e-9, 100 + 1e-9), mapped)}
+    inside = mapped.between(-1e-9, 100 + 1e-9)
+    for where, score in table["score"][finite & ~inside].items():
+        remedy = "For labels of your own set the profile key score_range to the worst and best score of their scale."
+        faults[remedy][where] = f"score {score} is outside {worst}–{best}"
+    columns = {"score": mapped.clip(0, 100).where(inside, mapped)}
     if "std" in table:
         columns["std"] = numbers(table["std"]) * 100 / abs(best - worst)
     return columns
 
 
-def _paths(table: pd.DataFrame, folder: Path, faults: _Faults) -> list[str | None]:
-    listing, found, ambiguous, outside, linked = Listing(folder), [], {}, [], []
+def _paths(table: pd.DataFrame, folder: Path, faults: Faults) -> tuple[pd.Series, list[str]]:
+    """The images' files, NaN where none is to be used; and the images that are nowhere."""
+    listing, found, missing = Listing(folder), {}, []
     root = folder.resolve()
-    holds = functools.lru_cache(None)(lambda place: Path(os.path.realpath(place)).is_relative_to(root))
+    holds = functools.cache(lambda place: Path(os.path.realpath(place)).is_relative_to(root))
     for where, image in table["image"].items():
         inside = os.path.normpath(image)
         if os.path.isabs(inside) and Path(inside).is_relative_to(folder):
             inside = os.path.relpath(inside, folder)
+        if not image:
+            faults["Give its image, or remove the row."][where] = "names no image"
+            continue
         if inside.startswith("..") or os.path.isabs(inside):
-            outside.append(where)
-            found.append(None)
+            problem = f"image '{image}' leaves the folder {folder}"
+            faults["Copy it inside, and name it relative to that folder."][where] = problem
             continue
         try:
-            path = listing.find(inside) if image else None
+            path = listing.find(inside)
         except DataError as error:
-            ambiguous[where] = str(error)
-            path = None
-        path = path if path is not None and path.is_file() else None
-        if path is not None and not holds(path if path.is_symlink() else path.parent):
-            linked.append(where)
-            path = None
-        found.append(path and str(path))
-    faults.add(table.index[table["image"] == ""], lambda where: "names no image", "Give its image, or remove the row.")
-    faults.add(
-        pd.Index(outside),
-        lambda where: f"image '{table['image'][where]}' leaves the folder {folder}",
-        "Copy it inside, and name it relative to that folder.",
-    )
-    faults.add(
-        pd.Index(linked),
-        lambda where: f"image '{table['image'][where]}' is a link that leaves the folder {folder}",
-        "Copy the images inside, or use the labels in the folder where they are.",
-    )
-    faults.add(pd.Index(list(ambiguous)), ambiguous.get, "Give every file a name of its own.")
-    known = table["image"].where([path is None for path in found], "").to_numpy()
-    at_fault = {*outside, *linked, *ambiguous}
-    missing = [i for i, w in zip(known, table.index, strict=True) if i and w not in at_fault]
-    if missing:
-        shown = ", ".join(f"'{image}'" for image in missing[:5]) + (", …" if len(missing) > 5 else "")
-        faults.sentences.append(
-            f"{folder}: {len(missing)} of {len(table)} images are missing: {shown} (named in "
-            f"{table.index[0].rsplit(',', 1)[0]}). Put them there, or remove their rows."
-        )
-    return found
+            faults["Give every file a name of its own."][where] = str(error)
+            continue
+        if path is None or not path.is_file():
+            missing.append(image)
+        elif not holds(path if path.is_symlink() else path.parent):
+            problem = f"image '{image}' is a link that leaves the folder {folder}"
+            faults["Copy the images inside, or use the labels in the folder where they are."][where] = problem
+        else:
+            found[where] = str(path)
+    return pd.Series(found, table.index, dtype=object), missing
 
 
-def _look_for_duplicates(table: pd.DataFrame, faults: _Faults) -> None:
-    first: dict[str, str] = {}
-    again = {}
-    for where, path in table["path"].dropna().items():
-        if path in first:
-            again[where] = f"image '{table['image'][where]}' was already in {first[path]}"
-        first.setdefault(path, where)
-    faults.add(pd.Index(list(again)), again.get, "Keep one row per image.")
-
-
-def _look_at_split(table: pd.DataFrame, faults: _Faults) -> None:
-    names = {"training": "train", "validation": "val"}
-    table["split"] = table["split"].astype(str).str.strip().map(lambda name: names.get(name, name))
+def _look_at_split(table: pd.DataFrame, faults: Faults) -> None:
+    table["split"] = table["split"].astype(str).str.strip().replace({"training": "train", "validation": "val"})
     known = table["split"].isin(SPLITS)
-    faults.add(
-        table.index[~known],
-        lambda where: f"split '{table['split'][where]}' is not one of {', '.join(SPLITS)}",
-        "Correct it, or remove the column to have the images split by reference.",
-    )
+    for where, split in table["split"][~known].items():
+        remedy = "Correct it, or remove the column to have the images split by reference."
+        faults[remedy][where] = f"split '{split}' is not one of {', '.join(SPLITS)}"
     home = table["reference"].map(table["split"].where(known).groupby(table["reference"]).first())
-    faults.add(
-        table.index[known & (table["split"] != home)],
-        lambda where: f"reference '{table['reference'][where]}' is in {table['split'][where]} and in {home[where]}",
-        "Bring all images of a reference to one side, or remove the column split.",
-    )
+    for where, row in table[known & (table["split"] != home)].iterrows():
+        problem = f"reference '{row['reference']}' is in {row['split']} and in {home[where]}"
+        faults["Bring all images of a reference to one side, or remove the column split."][where] = problem

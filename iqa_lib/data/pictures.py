@@ -30,16 +30,13 @@ SCENES = 40
 VIEWS = {"wallpaper": 14, "photograph": 6, "scene": 5}
 PER_VIEW = {"camera": 5, "kadid": 4, "phone": 1, "renderer": 1}  # distorted images of each view, by pipeline
 SOURCES_AT_ONCE = 8  # an interrupted build loses at most these
+_name = "wallpaper-{:02d}".format  # of a wallpaper, by its place in the list
 
 
 def listed() -> pd.DataFrame:
     """The wallpapers: Debian ``package``, ``file`` below /usr/share, ``author``, ``licence``; and our ``name``."""
     table = pd.read_csv(resources.files("iqa_lib.data") / LIST)
     return table.assign(name=[_name(place) for place in range(len(table))])
-
-
-def _name(place: int) -> str:
-    return f"wallpaper-{place:02d}"
 
 
 def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: float = 1.0) -> Path:
@@ -52,26 +49,32 @@ def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: 
     Raises:
         DataError: listed pictures are missing.
     """
-    _require_pictures(pictures)
-    wallpapers = listed()["name"].tolist()
-    jobs = [(name, "wallpaper") for name in wallpapers]
-    jobs += [(name, "photograph") for name in offline.PHOTOGRAPHS["train"].split()]
-    jobs += [(f"scene-{number}", "scene") for number in range(SCENES)]
-    open_source = functools.partial(_open, tuple(str(pictures / file) for file in listed()["file"]))
-    for kind, count in VIEWS.items():
-        names = [name for name, of_kind in jobs if of_kind == kind]
+    wallpapers = listed()
+    missing = wallpapers[[not (pictures / file).is_file() for file in wallpapers["file"]]]
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} of {len(wallpapers)} pictures are not in {pictures}, the first: {missing['file'].iloc[0]}. "
+            f"On Debian 12: apt-get install --no-install-recommends {' '.join(missing['package'].unique())}; elsewhere "
+            f"unpack these packages and name the folder: --pictures FOLDER/usr/share."
+        )
+    open_source = functools.partial(_open, tuple(str(pictures / file) for file in wallpapers["file"]))
+    sources = {
+        "wallpaper": wallpapers["name"].tolist(),
+        "photograph": offline.PHOTOGRAPHS["train"].split(),
+        "scene": [f"scene-{number}" for number in range(SCENES)],
+    }
+    for kind, names in sources.items():
         for start in range(0, len(names), SOURCES_AT_ONCE):
             part = folder / f"{kind}-{start:02d}"
             if not (part / "labels.csv").is_file():
-                sources = {"train": names[start : start + SOURCES_AT_ONCE]}
-                offline.build_views(part, sources, max(1, round(count * views)), open_source, [_variants], seed)
+                some = {"train": names[start : start + SOURCES_AT_ONCE]}
+                offline.build_views(part, some, max(1, round(VIEWS[kind] * views)), open_source, [_variants], seed)
     tables = []
     for file in sorted(folder.glob("*-*/labels.csv")):
         table = pd.read_csv(file)
         tables.append(table.assign(image=f"{file.parent.name}/" + table["image"]))
     table = pd.concat(tables)
-    for name, split in _held_out(len(wallpapers)).items():
-        table.loc[table["reference"] == name, "split"] = split
+    table["split"] = table["reference"].map(_held_out(len(wallpapers))).fillna(table["split"])
     paths.write_atomically(folder / "labels.csv", table.to_csv(index=False))
     return folder / "labels.csv"
 
@@ -81,17 +84,6 @@ def _held_out(wallpapers: int) -> dict[str, str]:
     splits = [split for split, count in HELD_OUT.items() for _ in range(count)]
     places = range(0, wallpapers, wallpapers // len(splits))
     return dict(zip(map(_name, places), splits, strict=False))
-
-
-def _require_pictures(folder: Path) -> None:
-    table = listed()
-    missing = table[[not (folder / file).is_file() for file in table["file"]]]
-    if len(missing):
-        raise DataError(
-            f"{len(missing)} of {len(table)} pictures are not in {folder}, the first: {missing['file'].iloc[0]}. On "
-            f"Debian 12: apt-get install --no-install-recommends {' '.join(missing['package'].unique())}; elsewhere "
-            f"unpack these packages and name the folder: --pictures FOLDER/usr/share."
-        )
 
 
 @functools.lru_cache(maxsize=6)
@@ -109,7 +101,8 @@ def _open(wallpapers: tuple[str, ...], name: str) -> np.ndarray:
 def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
     """A dead-leaves scene of parts of six pictures that are trained on."""
     rng = np.random.default_rng([number, zlib.crc32(b"pretraining scene")])
-    names = [_name(place) for place in range(len(wallpapers)) if _name(place) not in _held_out(len(wallpapers))]
+    held_out = _held_out(len(wallpapers))
+    names = [name for name in map(_name, range(len(wallpapers))) if name not in held_out]
     names += offline.PHOTOGRAPHS["train"].split()
     chosen = [_open(wallpapers, name) for name in rng.choice(names, 6, replace=False)]
     return scenes.compose_scene(functools.partial(scenes.part_of_one, chosen), rng)
@@ -117,10 +110,11 @@ def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
 
 def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
     yield Variant("original", reference, "none", 0.0)
-    for number in range(PER_VIEW["camera"]):
-        yield _named(f"camera-{number}", *faults.distort_like_a_camera(reference, rng))
-    for number in range(PER_VIEW["renderer"]):
-        yield _named(f"renderer-{number}", *faults.distort_like_a_renderer(reference, rng))
+    for label, distort in (("camera", faults.distort_like_a_camera), ("renderer", faults.distort_like_a_renderer)):
+        for number in range(PER_VIEW[label]):
+            image, applied = distort(reference, rng)
+            kinds, severities = zip(*applied, strict=True)
+            yield Variant(f"{label}-{number}", image, "+".join(kinds), max(severities))
     for number in range(PER_VIEW["kadid"]):
         kind, level = str(rng.choice(list(distortions.DISTORTIONS))), int(rng.integers(1, 6))
         image = distortions.distort(reference, kind, level, int(rng.integers(2**31)))
@@ -128,8 +122,3 @@ def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Varia
     for number in range(PER_VIEW["phone"]):
         shot, severity = str(rng.choice(list(faults.PHONE_SHOTS))), rng.uniform()
         yield Variant(f"phone-{number}", faults.take_with_a_phone(reference, shot, severity, rng), shot, severity)
-
-
-def _named(label: str, image: np.ndarray, applied: list) -> Variant:
-    kinds, severities = zip(*applied, strict=True)
-    return Variant(label, image, "+".join(kinds), max(severities))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,16 +22,19 @@ IMAGE_FOLDERS = ("1024x768", "512x384", "images", "testimage")  # likely ones, t
 class Layout:
     """One published arrangement of files: what it is recognised by, and how it is read."""
 
-    marks: tuple[str, ...]  # files or folders that are there, relative; the case of letters does not count
-    read: Callable[[Path], pd.DataFrame]
-    check: Callable[[Path], bool] = lambda folder: True  # where the marks are names that others use too
+    marks: tuple[str, ...]  # files that are there, relative; the case of letters does not count
+    reader: Callable[..., pd.DataFrame]  # of the folder and of each of these files
+    check: Callable[[Path], bool] = lambda file: True  # of the first, where others use its name too
 
     def fits(self, folder: Path) -> bool:
         listing = Listing(folder)
         try:
-            return all(listing.find(mark) for mark in self.marks) and self.check(folder)
+            return all(listing.find(mark) for mark in self.marks) and self.check(listing.find(self.marks[0]))
         except (OSError, DataError):  # closed to us, or names that differ in case only: not this one
             return False
+
+    def read(self, folder: Path) -> pd.DataFrame:
+        return self.reader(folder, *(file_in(folder, mark) for mark in self.marks))
 
 
 class Listing:
@@ -35,7 +42,7 @@ class Listing:
 
     def __init__(self, root: Path):
         self.root = root
-        self._directories: dict[Path, dict[str, list[str]]] = {}
+        self._names = functools.cache(_names_in)
 
     def find(self, name: str) -> Path | None:
         """The file or folder of this relative name, in this case or else in the only other case there is.
@@ -45,7 +52,7 @@ class Listing:
         """
         found = self.root
         for part in PurePosixPath(name).parts:
-            if _is_there(found / part):
+            if os.path.exists(found / part):  # a Path's own method raises for a name longer than any file's
                 found = found / part
                 continue
             alike = self._names(found).get(_fold(part), [])
@@ -56,20 +63,13 @@ class Listing:
             found = found / alike[0]
         return found
 
-    def _names(self, directory: Path) -> dict[str, list[str]]:
-        if directory not in self._directories:
-            names: dict[str, list[str]] = {}
-            for entry in directory.iterdir() if directory.is_dir() else ():
-                names.setdefault(_fold(entry.name), []).append(entry.name)
-            self._directories[directory] = names
-        return self._directories[directory]
 
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name longer than any file's
-        return False
+def _names_in(directory: Path) -> dict[str, list[str]]:
+    """The names of its entries, by what they have in common where they differ in case only."""
+    names = defaultdict(list)
+    for entry in directory.iterdir() if directory.is_dir() else ():
+        names[_fold(entry.name)].append(entry.name)
+    return names
 
 
 def _fold(name: str) -> str:
@@ -111,23 +111,15 @@ def place(names: Sequence[str], folder: Path, first: Sequence[str] = ()) -> list
         return names
     bases = [s.relative_to(folder).as_posix() for s in sorted(subfolders(folder, 2), key=rank)]
     bases = [*bases, ""] if first else ["", *bases]
-    ways = [(cut, base) for cut in range(_shared_folders(trial) + 1) for base in bases]
+    levels = zip(*(_parts(name)[:-1] for name in trial), strict=False)
+    shared = list(itertools.takewhile(lambda folders: len(set(folders)) == 1, levels))
+    ways = [(cut, base) for cut in range(len(shared) + 1) for base in bases]
     best = max(ways, key=hits)  # the first of equals
     return [apply(best, name) for name in names] if hits(best) else names
 
 
 def _parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part]
-
-
-def _shared_folders(names: list[str]) -> int:
-    folders = [_parts(name)[:-1] for name in names]
-    shared = 0
-    for column in zip(*folders, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared += 1
-    return shared
 
 
 def _is_file(listing: Listing, name: str) -> bool:
@@ -147,9 +139,3 @@ def file_in(folder: Path, name: str) -> Path:
 
 def stem(name: str) -> str:
     return PurePosixPath(name).stem
-
-
-def numbers_in_name(images: Iterable[str]) -> list[tuple[int, int]]:
-    """Distortion and level of ``I01_02_03.png``; zeros where a name is of another form."""
-    parts = [stem(image).split("_")[1:] for image in images]
-    return [(int(p[0]), int(p[1])) if len(p) == 2 and "".join(p).isdigit() else (0, 0) for p in parts]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from iqa_lib.data.readers.files import Layout, Listing, place
-from iqa_lib.data.readers.tables import numbers, read_text
+from iqa_lib.data.readers.tables import entries, numbers, read_text
 from iqa_lib.errors import DataError
 
 
@@ -24,43 +23,38 @@ def read_json_list(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not readable as JSON: {error}.") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of objects like {{"image": "a.jpg", "score": 50}}.')
-    table = pd.DataFrame(rows, index=[f"{path.name}, entry {i}" for i in range(1, len(rows) + 1)], dtype=object)
+    table = pd.DataFrame(rows, index=entries(path.name, rows), dtype=object)
     for column in ("image", "score"):
         if column not in table:
             raise DataError(f'{path}: its objects have no "{column}"; they have {", ".join(map(str, table))}.')
     return table.where(table.notna(), "")
 
 
-def read_json_lists(
-    folder: Path,
-    stem: str,
-    published: tuple[float, float],
-    short: tuple[float, float],
-    reference: Callable[[str], str] | None = None,
-) -> pd.DataFrame:
+def json_layout(
+    stem: str, published: tuple[float, float], short: tuple[float, float], reference: Callable[[str], str] | None = None
+) -> Layout:
     """``STEM_train.json``, ``STEM_val.json``, ``STEM_test.json``, as many as there are, brought to ``published``.
 
     Such lists exist on three scales. The largest score shows which: up to 1 it is 0–1, up to 5 it is ``short``,
     above that 0–100. Images lie in ``train/``, ``test/``, ``1024x768/``, ``images/`` or beside the list.
     """
-    parts = []
-    for split in ("train", "val", "test"):
-        path = Listing(folder).find(f"{stem}_{split}.json")
-        if path is not None:
-            part = read_json_list(path)[["image", "score"]]
-            likely = (split, f"{stem}-{split}", f"{stem}_{split}")
-            part["image"] = place(part["image"].astype(str).tolist(), folder, likely)
-            parts.append(part.assign(split=split))
-    table = pd.concat(parts)
-    scores = numbers(table["score"])
-    top = scores.max()
-    worst, best = (0, 1) if top <= 1 else short if top <= 5 else (0, 100)
-    table["score"] = published[0] + (scores - worst) / (best - worst) * (published[1] - published[0])
-    if reference:
-        table["reference"] = [reference(PurePosixPath(image).name) for image in table["image"]]
-    return table
 
+    def read(folder: Path, *_: Path) -> pd.DataFrame:
+        parts = []
+        for split in ("train", "val", "test"):
+            path = Listing(folder).find(f"{stem}_{split}.json")
+            if path is not None:
+                part = read_json_list(path)[["image", "score"]]
+                likely = (split, f"{stem}-{split}", f"{stem}_{split}")
+                images = place(part["image"].astype(str).tolist(), folder, likely)
+                parts.append(part.assign(image=images, split=split))
+        table = pd.concat(parts)
+        scores = numbers(table["score"])
+        top = scores.max()
+        worst, best = (0, 1) if top <= 1 else short if top <= 5 else (0, 100)
+        table["score"] = published[0] + (scores - worst) / (best - worst) * (published[1] - published[0])
+        if reference:
+            table["reference"] = table["image"].map(reference)
+        return table
 
-def json_layout(stem: str, published: tuple[float, float], short: tuple[float, float], reference=None) -> Layout:
-    read = functools.partial(read_json_lists, stem=stem, published=published, short=short, reference=reference)
     return Layout((f"{stem}_test.json",), read)

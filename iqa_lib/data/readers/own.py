@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 
 from iqa_lib.data.readers.files import place
 from iqa_lib.data.readers.json_lists import read_json_list
-from iqa_lib.data.readers.tables import read_delimited
+from iqa_lib.data.readers.tables import numbers, read_delimited
 from iqa_lib.errors import DataError
 
 # Our name for a column: the names it goes by in pyiqa's meta-information files and other collections.
@@ -21,8 +22,6 @@ ALIASES = {
     "reference": ("reference", "ref_name", "ref_img", "ref_img_path"),
     "distortion": ("distortion", "dis_type"),
 }
-
-
 OWN_SUFFIXES = (".csv", ".tsv", ".txt", ".json")
 
 
@@ -34,15 +33,13 @@ def read_own(path: Path) -> pd.DataFrame:
 
 def _read_own_csv(path: Path) -> pd.DataFrame:
     table = read_delimited(path)
-    if any(_is_number(name) for name in table.columns):
+    if _numeric(table.columns).any():
         return _name_by_position(read_delimited(path, header=False), path)
     theirs = {c.casefold(): c for c in table.columns}
-    renamed = {}
     for ours, names in ALIASES.items():
         found = [theirs[name] for name in names if name in theirs]
         if found and ours not in table:
-            renamed[found[0]] = ours
-    table = table.rename(columns=renamed)
+            table = table.rename(columns={found[0]: ours})
     for column in ("image", "score"):
         if column not in table:
             raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.columns)}. Rename yours.")
@@ -51,7 +48,7 @@ def _read_own_csv(path: Path) -> pd.DataFrame:
 
 def _name_by_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """pyiqa without a header: image, score[, std], or reference, image, score[, std]."""
-    texts = sum(not _is_number(cell) for cell in table.iloc[0])
+    texts = (~_numeric(table.iloc[0])).sum()
     names = {1: ["image", "score", "std"], 2: ["reference", "image", "score", "std"]}.get(texts, [])
     if not texts < table.shape[1] <= len(names):
         raise DataError(
@@ -61,11 +58,8 @@ def _name_by_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table.set_axis(names[: table.shape[1]], axis=1)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return np.isfinite(float(text))
-    except ValueError:
-        return False
+def _numeric(texts: Sequence[str]) -> np.ndarray:
+    return np.isfinite(numbers(pd.Series(texts, dtype=str)))
 
 
 def own_label_file(folder: Path) -> Path:

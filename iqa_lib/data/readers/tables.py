@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import pandas as pd
 import scipy.io
 from joblib.externals import loky
 
-from iqa_lib.data.readers.files import file_in
 from iqa_lib.errors import DataError
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
@@ -68,46 +68,43 @@ def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
     return table
 
 
-def read_sheet(path: Path, columns: Sequence[str], sheet: str | int = 0) -> pd.DataFrame:
-    """An Excel sheet from the row on that holds all of ``columns``, whatever stands above and beside it."""
-    try:
+def read_sheet(path: Path, sheet: str | int = 0, **wanted: str) -> pd.DataFrame:
+    """Columns of an Excel sheet, as `columns_of` gives them and ``std`` where there is one; whatever stands above them."""
+    with _reading(path, "Excel"):
         with zipfile.ZipFile(path) as archive:
             _refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
         cells = pd.read_excel(path, sheet_name=sheet, header=None, dtype=object)
-    except DataError:
-        raise
-    except Exception as error:  # a damaged sheet makes openpyxl raise anything
-        raise DataError(f"{path} is not a readable Excel file: {error}. Unpack or load it again.") from error
-    wanted = [c.casefold() for c in columns]
-    for number, row in enumerate(cells.itertuples(index=False)):
+    ours = {theirs.casefold(): ours for ours, theirs in wanted.items()}
+    for number, row in enumerate(cells.itertuples(index=False), 1):
         names = [str(cell).strip() for cell in row]
-        if set(wanted) <= {name.casefold() for name in names}:
-            table = cells.iloc[number + 1 :].copy()
-            table.columns = [{c.casefold(): c for c in columns}.get(n.casefold(), n) for n in names]
-            table = table.loc[:, [c for c in table.columns if c != "nan"]]
-            table.index = [f"{path.name}, row {number + 2 + i}" for i in range(len(table))]
-            return table.dropna(how="all", subset=list(columns))
-    raise DataError(f"{path}: no row holds the columns {', '.join(columns)}. Is it the published file?")
+        if ours.keys() <= {name.casefold() for name in names}:
+            table = cells.iloc[number:].set_axis([ours.get(name.casefold(), name) for name in names], axis=1)
+            table.index = [f"{path.name}, row {number + i}" for i in range(1, len(table) + 1)]
+            return table.loc[:, table.columns.isin([*wanted, "std"])].dropna(how="all", subset=list(wanted))
+    raise DataError(f"{path}: no row holds the columns {', '.join(wanted.values())}. Is it the published file?")
 
 
 def read_mat(path: Path, *names: str) -> list[np.ndarray]:
     """Variables of a MATLAB file, flat; cells of text become strings."""
-    try:
+    with _reading(path, "MATLAB"):
         shapes = apart(scipy.io.whosmat, str(path))
         _refuse_bomb(path, sum(8 * math.prod(shape) for _, shape, _ in shapes))
         content = apart(scipy.io.loadmat, str(path))
+        absent = [name for name in names if name not in content]
+        if absent:
+            found = ", ".join(k for k in content if not k.startswith("__"))
+            raise DataError(f"{path}: no variable {', '.join(absent)}; it has {found}. Is it the published file?")
+        return [_flat(content[name]) for name in names]
+
+
+@contextlib.contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
     except DataError:
         raise
-    except Exception as error:  # a damaged file makes scipy raise anything
-        raise DataError(f"{path} is not a readable MATLAB file: {error}. Unpack or load it again.") from error
-    absent = [name for name in names if name not in content]
-    if absent:
-        found = ", ".join(k for k in content if not k.startswith("__"))
-        raise DataError(f"{path}: no variable {', '.join(absent)}; it has {found}. Is it the published file?")
-    try:
-        return [_flat(content[name]) for name in names]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: {', '.join(names)} should be numbers or texts ({error}). Load it again.") from error
+    except Exception as error:  # a damaged file makes openpyxl and scipy raise anything
+        raise DataError(f"{path} is not a readable {kind} file: {error}. Unpack or load it again.") from error
 
 
 def apart(read: Callable, path: str) -> object:
@@ -130,7 +127,7 @@ def _flat(values: np.ndarray) -> np.ndarray:
     if values.dtype == object:
         return np.array([str(np.ravel(cell)[0]) if np.size(cell) else "" for cell in values], dtype=object)
     if values.dtype.kind not in "biuf":
-        raise TypeError(f"they are {values.dtype}")
+        raise TypeError(f"a variable should be numbers or texts, and is {values.dtype}")
     return values.astype(float)
 
 
@@ -154,9 +151,9 @@ def columns_of(table: pd.DataFrame, path: Path, **wanted: str) -> pd.DataFrame:
     return pd.DataFrame({ours: table[theirs[column.casefold()]] for ours, column in wanted.items()})
 
 
-def has_columns(name: str, *columns: str) -> Callable[[Path], bool]:
-    def check(folder: Path) -> bool:
-        with open(file_in(folder, name), encoding="utf-8-sig", errors="replace") as file:
+def has_columns(*columns: str) -> Callable[[Path], bool]:
+    def check(path: Path) -> bool:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             header = {cell.strip().strip('"').casefold() for cell in file.readline().split(",")}
         return set(columns) <= header
 
@@ -169,23 +166,21 @@ def numbers(texts: pd.Series) -> pd.Series:
 
 
 def read_words(path: Path, count: int) -> pd.DataFrame:
-    rows, index = [], []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.split(None, count - 1)
-        if not words:
-            continue
-        if len(words) != count:
-            raise DataError(f"{path}, line {number}: '{line.strip()}' has not {count} words. Is it the published file?")
-        rows.append([word.strip() for word in words])
-        index.append(f"{path.name}, line {number}")
+    """A table of ``count`` words a line; empty lines are left out."""
+    lines = enumerate(map(str.strip, read_text(path).splitlines()), 1)
+    rows = {f"{path.name}, line {number}": line.split(None, count - 1) for number, line in lines if line}
     if not rows:
         raise DataError(f"{path} is empty. Unpack or load it again.")
-    return pd.DataFrame(rows, index=index)
+    for where, words in rows.items():
+        if len(words) != count:
+            said = " ".join(words)
+            raise DataError(f"{path.parent / where}: '{said}' has not {count} words. Is it the published file?")
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def whole(cell: object) -> str:
     """Excel keeps 1600 as 1600.0."""
-    return str(int(cell)) if isinstance(cell, int | float) and cell == int(cell) else str(cell).strip()
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
 def entries(file: str, values: Sequence) -> list[str]:
