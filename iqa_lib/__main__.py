@@ -395,15 +395,7 @@ def _download(options: argparse.Namespace) -> int:
 def _scores(options: argparse.Namespace) -> int:
     from iqa_lib.data import offline
 
-    recomputed = offline.recompute_scores(shipped=options.add)
-    differences = offline.compare_scores(recomputed)
-    for line in differences:
-        print(line)
-    print(f"{len(differences) or 'none'} of {len(recomputed):,} images differ")
-    if options.write or options.add:
-        print(f"written: {offline.write_scores(recomputed, options.add)}")
-        return 0
-    return int(bool(differences))
+    return int(not offline.renew_scores(options.write, options.add))
 
 
 if __name__ == "__main__":

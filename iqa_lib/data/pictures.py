@@ -64,7 +64,8 @@ def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: 
             part = folder / f"{kind}-{start:02d}"
             if not (part / "labels.csv").is_file():
                 sources = {"train": names[start : start + SOURCES_AT_ONCE]}
-                offline.build_views(part, sources, max(1, round(count * views)), open_source, [_variants], seed)
+                recipe = offline.Recipe(sources, max(1, round(count * views)), [_variants], seed, open_source)
+                recipe.build(part, shipped=False)
     tables = []
     for file in sorted(folder.glob("*-*/labels.csv")):
         table = pd.read_csv(file)
@@ -118,9 +119,9 @@ def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
 def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
     yield Variant("original", reference, "none", 0.0)
     for number in range(PER_VIEW["camera"]):
-        yield _named(f"camera-{number}", *faults.distort_like_a_camera(reference, rng))
+        yield Variant(f"camera-{number}", *faults.distort_like("camera", reference, rng))
     for number in range(PER_VIEW["renderer"]):
-        yield _named(f"renderer-{number}", *faults.distort_like_a_renderer(reference, rng))
+        yield Variant(f"renderer-{number}", *faults.distort_like("renderer", reference, rng))
     for number in range(PER_VIEW["kadid"]):
         kind, level = str(rng.choice(list(distortions.DISTORTIONS))), int(rng.integers(1, 6))
         image = distortions.distort(reference, kind, level, int(rng.integers(2**31)))
@@ -128,8 +129,3 @@ def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Varia
     for number in range(PER_VIEW["phone"]):
         shot, severity = str(rng.choice(list(faults.PHONE_SHOTS))), rng.uniform()
         yield Variant(f"phone-{number}", faults.take_with_a_phone(reference, shot, severity, rng), shot, severity)
-
-
-def _named(label: str, image: np.ndarray, applied: list) -> Variant:
-    kinds, severities = zip(*applied, strict=True)
-    return Variant(label, image, "+".join(kinds), max(severities))
