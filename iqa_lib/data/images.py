@@ -47,12 +47,7 @@ class ImageSet:
     """
 
     def __init__(
-        self,
-        table: pd.DataFrame,
-        pixels: np.ndarray,
-        sizes: np.ndarray,
-        fingerprint: str,
-        pixels_fingerprint: str | None = None,
+        self, table: pd.DataFrame, pixels: np.ndarray, sizes: np.ndarray, fingerprint: str, pixels_fingerprint: str = ""
     ):
         self.table = table
         self.fingerprint = fingerprint
@@ -157,8 +152,8 @@ def load_all(settings: Profile) -> dict[str, ImageSet]:
     Raises:
         DataError: as `load_images`.
     """
-    others = {name: load_images(settings, name, test_only=True) for name in settings.test_datasets}
-    return {settings.dataset: load_images(settings), **others}
+    own = {settings.dataset: load_images(settings)}
+    return own | {name: load_images(settings, name, test_only=True) for name in settings.test_datasets}
 
 
 # --- the cache: all images of a table, one after the other, in one file ---
@@ -255,7 +250,6 @@ def _decode_all(files: list[str], size: WorkingSize, folder: Path) -> None:
 
 def read_sizes(files: list[str]) -> list[tuple[int, int]]:
     """(height, width) in the files' headers; (0, 0) where `decode` will refuse."""
-
     with quiet_pillow(), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         return list(Progress(pool.map(read_size, files), desc="measuring images", total=len(files)))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import sys
 import tempfile
 import zlib
@@ -102,11 +103,9 @@ class Recipe:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         known = shipped_scores() if shipped else {}
         jobs = [
-            (split, name, view, variants)
+            (split, *job)
             for split, names in self.sources.items()
-            for name in names
-            for view in range(self.views)
-            for variants in self.variants
+            for job in itertools.product(names, range(self.views), self.variants)
         ]
         work = joblib.Parallel(n_jobs=-1, return_as="generator")(
             joblib.delayed(self._build_view)(folder, known, *job) for job in jobs
