@@ -124,6 +124,7 @@ def load_images(
         verify: read the whole cache and compare its SHA-256; without, only its length is compared.
 
     Raises:
+        StorageError: the cache cannot be written.
         DataError: as `catalog.load_table`, when the disk is too small, and for images that cannot be decoded,
             all of them named.
     """
@@ -136,9 +137,8 @@ def load_images(
         validation=settings.protocol == "honest",
         test_only=test_only,
     )
-    folder = decode_to_cache(
-        table["path"].tolist(), catalog.describe(name, settings.data_folder).title, settings, verify
-    )
+    title = catalog.describe(name, settings.data_folder).title
+    folder = decode_to_cache(table["path"].tolist(), title, settings, verify)
     index = json.loads((folder / INDEX).read_text())
     pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r")
     labels = table[["image", "score", "split"]].to_csv(index=False)
@@ -168,10 +168,6 @@ def decode_to_cache(files: list[str], title: str, settings: DataSettings, verify
 
     A run that was killed goes on where it stopped: ``journal.csv`` has a line (height, width, CRC-32) for every
     image in ``pixels.u8``, and only what agrees with it is kept. ``index.json`` is written last.
-
-    Raises:
-        StorageError: the cache cannot be written.
-        DataError: too little space; or images that cannot be decoded, all of them named.
     """
     stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
     size = WorkingSize.of_settings(settings)
