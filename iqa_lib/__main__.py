@@ -327,15 +327,7 @@ def data_download(options: Namespace) -> int:
 def data_scores(options: Namespace) -> int:
     from iqa_lib.data import offline
 
-    recomputed = offline.recompute_scores(shipped=options.add)
-    differences = offline.compare_scores(recomputed)
-    for line in differences:
-        print(line)
-    print(f"{len(differences) or 'none'} of {len(recomputed):,} images differ")
-    if options.write or options.add:
-        print(f"written: {offline.write_scores(recomputed, options.add)}")
-        return 0
-    return int(bool(differences))
+    return int(not offline.renew_scores(options.write, options.add))
 
 
 @verb(

@@ -12,9 +12,6 @@ from contextlib import contextmanager
 
 import torch
 
-# Measured on a processor with AVX2 alone: four crops of 288 px through EfficientNet-Lite0 and `swin_nano`.
-EMULATION = "12 to 14"
-
 
 def device() -> torch.device:
     """The GPU where there is one, else the processor."""
@@ -23,19 +20,14 @@ def device() -> torch.device:
 
 def description() -> str:
     """Device, threads and torch's version: what measured times belong to."""
-    name = (
-        torch.cuda.get_device_name()
-        if device().type == "cuda"
-        else f"{platform.processor() or platform.machine()} ({_instructions()})"
-    )
+    if device().type == "cuda":
+        name = torch.cuda.get_device_name()
+    else:  # and the widest instructions that torch may use for products, as they decide how fast bf16 is
+        widest = "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512 bf16"
+        if not native_bf16(torch.device("cpu")):
+            widest = f"{torch.backends.cpu.get_cpu_capability()}, no bf16"
+        name = f"{platform.processor() or platform.machine()} ({widest})"
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _instructions() -> str:
-    """The widest instructions that torch may use for products, as they decide how fast bf16 is."""
-    if not native_bf16(torch.device("cpu")):
-        return f"{torch.backends.cpu.get_cpu_capability()}, no bf16"
-    return "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512 bf16"
 
 
 @functools.cache
@@ -66,8 +58,9 @@ def used_precision(wanted: str, on: torch.device | None = None) -> str:
 
 @functools.cache  # once
 def _warn_of_emulation(device_type: str) -> None:
+    # measured on a processor with AVX2 alone: four crops of 288 px through EfficientNet-Lite0 and `swin_nano`
     warnings.warn(
-        f"precision: bf16 is emulated on this machine ({device_type}): {EMULATION} times slower than float32. "
+        f"precision: bf16 is emulated on this machine ({device_type}): 12 to 14 times slower than float32. "
         f"`precision: auto` computes in bf16 only where the hardware does.",
         stacklevel=4,
     )
@@ -82,8 +75,7 @@ def autocast(precision: str, on: torch.device) -> torch.autocast:
 
 # Numbers of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-NEVER = -1
-KEEPING = {TRIM_THRESHOLD: NEVER, MMAP_MAX: 0}
+KEEPING = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}  # never trim, never map
 # What glibc comes to by itself where large blocks are freed; once one option is set, the others have to be set, too.
 USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65_536}
 
@@ -95,23 +87,16 @@ def freed_memory_kept() -> Iterator[None]:
     Getting gigabytes from Linux in every step took 10 % of training on a CPU in bf16, 20 % in float32.
     Without glibc, or where the environment already sets options of malloc, nothing is changed.
     """
-    if platform.libc_ver()[0] != "glibc" or _told_otherwise():
+    told_otherwise = any(name.startswith("MALLOC_") for name in os.environ)
+    if told_otherwise or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
         yield
         return
     libc = ctypes.CDLL(None)
     try:
-        _tell(libc, KEEPING)
+        for option in KEEPING.items():
+            libc.mallopt(*option)
         yield
     finally:
-        _tell(libc, USUAL)
+        for option in USUAL.items():
+            libc.mallopt(*option)
         libc.malloc_trim(0)
-
-
-def _told_otherwise() -> bool:
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    return "glibc.malloc" in tunables or any(name.startswith("MALLOC_") for name in os.environ)
-
-
-def _tell(libc: ctypes.CDLL, options: dict[int, int]) -> None:
-    for option, value in options.items():
-        libc.mallopt(option, value)

@@ -30,7 +30,7 @@ Statistic = Callable[[np.ndarray, np.ndarray], "float | np.ndarray"]
 
 def srcc(predicted: np.ndarray, score: np.ndarray) -> float | np.ndarray:
     """Spearman's rank correlation, −1 to 1, ties at their mean rank; nan where one side is constant."""
-    return _correlation(_ranks(predicted), _ranks(score))
+    return _correlation(stats.rankdata(predicted, axis=-1), stats.rankdata(score, axis=-1))
 
 
 def plcc(predicted: np.ndarray, score: np.ndarray) -> float | np.ndarray:
@@ -40,16 +40,12 @@ def plcc(predicted: np.ndarray, score: np.ndarray) -> float | np.ndarray:
 
 def krcc(predicted: np.ndarray, score: np.ndarray) -> float | np.ndarray:
     """Kendall's τ-b, −1 to 1; nan where one side is constant."""
-    return _plain(_kendall(np.asarray(predicted, float), np.asarray(score, float)))
+    return _plain(_kendall(predicted, score))
 
 
 def rmse(predicted: np.ndarray, score: np.ndarray) -> float | np.ndarray:
     """Root mean squared error in points of the 0–100 scale."""
     return _plain(np.sqrt(np.mean((np.asarray(predicted, float) - np.asarray(score, float)) ** 2, axis=-1)))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return stats.rankdata(np.asarray(values, float), axis=-1)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float | np.ndarray:
@@ -69,13 +65,11 @@ def _standard(x: np.ndarray) -> np.ndarray:
     return centred / np.where(constant, np.nan, length)
 
 
-def _kendall_of_two(x: np.ndarray, y: np.ndarray) -> float:
+@np.vectorize(signature="(n),(n)->()", otypes=[float])
+def _kendall(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(stats.kendalltau(x, y).statistic)
-
-
-_kendall = np.vectorize(_kendall_of_two, signature="(n),(n)->()", otypes=[float])
+    return stats.kendalltau(x, y).statistic
 
 
 def in_words(value: float, form: str = ".3f") -> str:
@@ -103,8 +97,7 @@ def fit_logistic(predicted: np.ndarray, score: np.ndarray) -> tuple[float, ...] 
     standard deviation), or a curve no better than the mean score (F-test at 5 %).
     """
     predicted, score = np.asarray(predicted, float), np.asarray(score, float)
-    finite = np.isfinite(predicted).all() and np.isfinite(score).all()
-    if len(predicted) < 6 or not finite or np.ptp(predicted) == 0 or np.ptp(score) == 0:
+    if len(score) < 6 or not np.isfinite([predicted, score]).all() or np.ptp(predicted) == 0 or np.ptp(score) == 0:
         return None
     start = (np.max(score), np.min(score), np.mean(predicted), np.std(predicted))
     try:
@@ -115,11 +108,10 @@ def fit_logistic(predicted: np.ndarray, score: np.ndarray) -> tuple[float, ...] 
         return None
     top, bottom, _, width = parameters
     step = 2 * np.log(19) * np.abs(width) < np.std(predicted) / 3
-    if not (np.isfinite(parameters).all() and np.isfinite(covariance).all()) or top <= bottom or step:
+    rising = np.isfinite([*parameters, *covariance.flat]).all() and top > bottom and not step
+    if not rising or not _better_than_mean(logistic(predicted, *parameters), score, len(parameters)):
         return None
-    if not _better_than_mean(logistic(predicted, *parameters), score, len(parameters)):
-        return None
-    return tuple(float(p) for p in parameters)
+    return tuple(parameters.tolist())
 
 
 def _better_than_mean(fitted: np.ndarray, score: np.ndarray, parameters: int) -> bool:
@@ -168,7 +160,7 @@ def bootstrap(
     """
     value, resampled, units = resampled_together(statistic, *samples, groups=groups, resamples=resamples, seed=seed)
     if resampled is None:
-        return Interval(float(value), float("nan"), float("nan"))
+        return Interval(float(value), np.nan, np.nan)
     reach = stats.t.ppf(1 - ALPHA / 2, units - 1) * np.sqrt(units / (units - 1))
     low, high = np.quantile(resampled, stats.norm.cdf([-reach, reach]))
     return Interval(float(value), float(low), float(high))
@@ -193,7 +185,13 @@ def resampled_together(
     value = np.asarray(statistic(*samples), float)
     if not np.isfinite(value).all() or units < 2:
         return value, None, units
-    return value, _resampled(statistic, samples, codes, resamples, seed), units
+    values = [statistic(*(s[..., rows] for s in samples)) for rows in _draws(samples, codes, resamples, seed)]
+    if np.shape(values[0])[-1:] == () or sum(np.shape(v)[-1] for v in values) != resamples:
+        raise TypeError(
+            "A statistic must take arrays (…, N) and reduce the last axis; wrap one that takes single "
+            'samples in np.vectorize(f, signature="(n),(n)->()").'
+        )
+    return value, np.concatenate(values, axis=-1), units
 
 
 def _units(groups: np.ndarray | None, *samples: np.ndarray) -> tuple[np.ndarray | None, int]:
@@ -215,29 +213,18 @@ def _units(groups: np.ndarray | None, *samples: np.ndarray) -> tuple[np.ndarray 
     return codes, len(labels)
 
 
-def _resampled(statistic, samples, codes, resamples, seed) -> np.ndarray:
-    """The statistic of each resample, shape (…, resamples): samples (…, N), the same resamples for all."""
-    values = [statistic(*(s[..., rows] for s in samples)) for rows in _draws(samples, codes, resamples, seed)]
-    if np.shape(values[0])[-1:] == () or sum(np.shape(v)[-1] for v in values) != resamples:
-        raise TypeError(
-            "A statistic must take arrays (…, N) and reduce the last axis; wrap one that takes single "
-            'samples in np.vectorize(f, signature="(n),(n)->()").'
-        )
-    return np.concatenate(values, axis=-1)
-
-
 def _draws(samples, codes, resamples, seed) -> Iterator[np.ndarray]:
     """Blocks (resamples, images) of the images drawn with replacement: whole groups where codes are given."""
     rng = np.random.default_rng(seed)
     images = samples[-1].shape[-1]
     at_a_time = max(1, _BLOCK // images)
     members = [] if codes is None else np.split(np.argsort(codes, kind="stable"), np.bincount(codes).cumsum()[:-1])
+    units = len(members) or images
     for first in range(0, resamples, at_a_time):
-        count = min(at_a_time, resamples - first)
+        picks = rng.integers(units, size=(min(at_a_time, resamples - first), units))
         if codes is None:
-            yield rng.integers(images, size=(count, images))
+            yield picks
             continue
-        picks = rng.integers(len(members), size=(count, len(members)))
         drawn = sorted((np.concatenate([members[g] for g in pick]) for pick in picks), key=len)
         for _, same_length in itertools.groupby(drawn, key=len):
             yield np.stack(list(same_length))

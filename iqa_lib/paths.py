@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,22 +71,21 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
     if error.errno in FULL:
         with contextlib.suppress(OSError):
             elsewhere += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free here)"
-        way_out = f"Make room, or {elsewhere}"
-    elif error.errno in FORBIDDEN:
-        way_out = f"Give yourself the right to write there, or {elsewhere}"
-    elif error.errno in GONE:
-        way_out = f"Was it moved or deleted, or its disk unplugged? Bring it back, or {elsewhere}"
-    else:
-        way_out = f"Look after its disk, or {elsewhere}"
+    remedies = {
+        "Make room": FULL,
+        "Give yourself the right to write there": FORBIDDEN,
+        "Was it moved or deleted, or its disk unplugged? Bring it back": GONE,
+    }
+    remedy = next((text for text, errors in remedies.items() if error.errno in errors), "Look after its disk")
     return StorageError(
-        f"{folder} cannot be written: {error.strerror or error}. {way_out}. What was finished before is kept: the "
+        f"{folder} cannot be written: {error.strerror or error}. {remedy}, or {elsewhere}. What was finished before is kept: the "
         f"same command goes on from there."
     )
 
 
 # --- CSV for others to open, in which no text is a formula to a spreadsheet ------------------------------
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = r"(?='*[=+\-@\t\r\n])"  # also behind apostrophes, so that reading back is exact
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -103,14 +103,9 @@ def read_csv(file: Path) -> pd.DataFrame:
 def _harmless(cell: object) -> object:
     if not isinstance(cell, str):
         return cell
-    text = f"'{cell}" if _is_formula(cell) else cell
+    text = re.sub(rf"\A{FORMULA}", "'", cell)
     return text.replace("\r\n", "\n").replace("\r", "\n")  # which alone is put into quotes
 
 
 def _as_given(cell: object) -> object:
-    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _is_formula(cell) else cell
-
-
-def _is_formula(cell: object) -> bool:
-    """Also behind apostrophes, so that reading back is exact."""
-    return isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA_STARTS)
+    return re.sub(rf"\A'{FORMULA}", "", cell) if isinstance(cell, str) else cell

@@ -41,7 +41,7 @@ class DataSettings(BaseModel):
     @property
     def data(self) -> DataSettings:
         """The part that images depend on."""
-        return DataSettings(**{key: getattr(self, key) for key in DataSettings.model_fields})
+        return DataSettings(**self.model_dump(include={*DataSettings.model_fields}))
 
 
 class RunSettings(DataSettings):
@@ -127,13 +127,6 @@ class Profile(RunSettings):
         return load_profile(given.pop("profile"), **given)
 
 
-def _is_text(key: str) -> bool:
-    try:
-        return bool(key.encode())
-    except UnicodeEncodeError:  # half of an escaped pair
-        return False
-
-
 class _FlatLoader(yaml.SafeLoader):
     """YAML without references, which a few lines can blow up to gigabytes, and with every key once."""
 
@@ -164,7 +157,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
         content = yaml.load(path.read_text(encoding="utf-8"), _FlatLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # no UTF-8, an impossible date, a thousand brackets
         raise ProfileError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) and _is_text(key) for key in content):
+    if not isinstance(content, dict) or not all(isinstance(key, str) and key.isprintable() for key in content):
         raise ProfileError(f"{path}: expected lines 'key: value', found {str(content)[:200]}.")
     try:
         return Profile(**{**content, **overrides})

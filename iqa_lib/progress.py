@@ -20,18 +20,16 @@ class Progress(tqdm):
     def __init__(self, iterable: Iterable, desc: str, total: int | None = None):
         self._file = os.environ.get(BATCH_FILE)
         self._what = self._text = desc
-        self._steps = len(iterable) if total is None else total
-        self._count, self._told, self._started = 0, 0.0, time.monotonic()
+        self._told, self._started = 0.0, time.monotonic()
         super().__init__(iterable, desc=desc, total=total, disable=bool(self._file))
 
     def __iter__(self) -> Iterator:
         if not self._file:
             yield from super().__iter__()
             return
-        for item in self.iterable:
+        for done, item in enumerate(self.iterable, 1):
             yield item
-            self._count += 1
-            self._tell()
+            self._tell(done)
 
     def show(self, **values: float) -> None:
         """Numbers beside the bar, such as the loss."""
@@ -40,13 +38,13 @@ class Progress(tqdm):
         else:
             self.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
 
-    def _tell(self) -> None:
+    def _tell(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._told < 0.3 and self._count < self._steps:
+        if now - self._told < 0.3 and done < self.total:
             return
         self._told = now
-        left = (now - self._started) / self._count * (self._steps - self._count)
-        state = {"description": self._text, "fraction": self._count / self._steps, "seconds_left": left}
+        left = (now - self._started) / done * (self.total - done)
+        state = {"description": self._text, "fraction": done / self.total, "seconds_left": left}
         path = Path(self._file)
         temporary = path.with_suffix(".tmp")
         with contextlib.suppress(OSError):  # the work may go on where the news cannot be written

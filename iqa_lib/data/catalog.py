@@ -60,13 +60,13 @@ CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PU
         title=name,
         scores="surrogate score (from VSI, HaarPSI, MDSI)",
         surrogate=True,
-        build=build,
+        build=recipe.build,
         layout="built here when it is first wanted: images/*.png and labels.csv",
         split="fixed, by source",
         citation="built by this workbook from photographs in scikit-image and scikit-learn",
         licence="photographs in the public domain or under Creative Commons, as these packages state",
     )
-    for name, build in offline.EMBEDDED.items()
+    for name, recipe in offline.EMBEDDED.items()
 }
 
 

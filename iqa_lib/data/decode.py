@@ -21,8 +21,6 @@ from iqa_lib.profile import DataSettings
 LONGEST = 50  # times the short side: a strip enlarged to the crop size would fill the memory
 REDUCING_GAP = 2  # a photograph is opened at no less than this many times its working size, if it has that
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-MODES_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-
 
 Image.init()
 FORMATS = tuple(name for name in Image.OPEN if name != "EPS")  # a program, which Pillow has Ghostscript run
@@ -92,7 +90,7 @@ def _explain(source: str | Path | Image.Image, error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in MODES_16_BIT:
+    if image.mode.startswith("I"):  # 16 bit, of either byte order, or 32
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("grey values of more than 16 bits; save it with 8 or 16 bits per channel")

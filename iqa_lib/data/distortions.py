@@ -331,24 +331,18 @@ DISTORTIONS = {name: Distortion(id, name, *rest) for id, name, *rest in _TABLE}
 
 def distort(image, name, level, seed=0):
     """Apply KADID-10k's distortion `name` at `level` 1..5; the same arguments give the same bytes."""
-    _check_image(image)
-    if name not in DISTORTIONS:
-        nearest = difflib.get_close_matches(str(name), DISTORTIONS) or list(DISTORTIONS)
-        raise ValueError(f"unknown distortion {name!r}; did you mean {', '.join(nearest)}?")
-    if level not in range(1, 6):
-        raise ValueError(f"level must be 1, 2, 3, 4 or 5, not {level!r}")
-    distortion = DISTORTIONS[name]
-    strength = distortion.levels[int(level) - 1]
-    if not distortion.random:
-        return distortion.primitive(image, strength)
-    # the draws do not depend on the level: a level differs from the next in strength alone, not in luck
-    return distortion.primitive(image, strength, np.random.default_rng([seed, distortion.id]))
-
-
-def _check_image(image):
     shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < SMALLEST_SIDE:
         raise ValueError(
             f"expected a uint8 RGB array of height x width x 3, at least {SMALLEST_SIDE} x {SMALLEST_SIDE}; "
             f"got {dtype} of shape {shape}"
         )
+    if name not in DISTORTIONS:
+        nearest = difflib.get_close_matches(str(name), DISTORTIONS) or list(DISTORTIONS)
+        raise ValueError(f"unknown distortion {name!r}; did you mean {', '.join(nearest)}?")
+    if level not in range(1, 6):
+        raise ValueError(f"level must be 1, 2, 3, 4 or 5, not {level!r}")
+    distortion = DISTORTIONS[name]
+    # the draws do not depend on the level: a level differs from the next in strength alone, not in luck
+    chance = [np.random.default_rng([seed, distortion.id])] if distortion.random else []
+    return distortion.primitive(image, distortion.levels[int(level) - 1], *chance)

@@ -10,28 +10,18 @@ from skimage import color, restoration
 from iqa_lib.data import distortions as d
 
 VIEW = (384, 288)  # width and height in px of every image
-KINDS_AT_ONCE = {1: 0.5, 2: 0.35, 3: 0.15}  # how many faults, and how often
 
 
-def distort_like_a_camera(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list]:
-    """One to three of `CAMERA_FAULTS`, in their order; returns the image and (kind, severity 0-1) of each."""
-    return _apply_some(CAMERA_FAULTS, image, rng)
-
-
-def distort_like_a_renderer(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list]:
-    """One to three of `RENDER_FAULTS`, otherwise as `distort_like_a_camera`."""
-    return _apply_some(RENDER_FAULTS, image, rng)
-
-
-def _apply_some(faults, image, rng):
-    count = rng.choice(list(KINDS_AT_ONCE), p=list(KINDS_AT_ONCE.values()))
-    chosen = sorted(rng.choice(len(faults), size=count, replace=False))
-    applied = []
-    for kind in (list(faults)[i] for i in chosen):
-        severity = rng.uniform(0, 1)
-        image = faults[kind](image, severity, rng)
-        applied.append((kind, severity))
-    return image, applied
+def distort_like(device: str, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str, float]:
+    """One to three `FAULTS` of a camera or renderer, in their order: the image, their names, the highest severity."""
+    faults = FAULTS[device]
+    count = rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])
+    kinds = [list(faults)[place] for place in sorted(rng.choice(len(faults), size=count, replace=False))]
+    severities = []
+    for kind in kinds:
+        severities.append(rng.uniform(0, 1))
+        image = faults[kind](image, severities[-1], rng)
+    return image, "+".join(kinds), max(severities)
 
 
 def _between(mild: float, severe: float, severity: float) -> float:
@@ -179,3 +169,5 @@ RENDER_FAULTS = {
     "banding": lambda image, s, rng: d.quantize(image, _between(24, 4, s)),
     "streaming": lambda image, s, rng: d.recompress(image, "WEBP", quality=round(_between(60, 1, s))),
 }
+
+FAULTS = {"camera": CAMERA_FAULTS, "renderer": RENDER_FAULTS}

@@ -47,12 +47,7 @@ class ImageSet:
     """
 
     def __init__(
-        self,
-        table: pd.DataFrame,
-        pixels: np.ndarray,
-        sizes: np.ndarray,
-        fingerprint: str,
-        pixels_fingerprint: str | None = None,
+        self, table: pd.DataFrame, pixels: np.ndarray, sizes: np.ndarray, fingerprint: str, pixels_fingerprint: str = ""
     ):
         self.table = table
         self.fingerprint = fingerprint
@@ -129,6 +124,7 @@ def load_images(
         verify: read the whole cache and compare its SHA-256; without, only its length is compared.
 
     Raises:
+        StorageError: the cache cannot be written.
         DataError: as `catalog.load_table`, when the disk is too small, and for images that cannot be decoded,
             all of them named.
     """
@@ -141,9 +137,8 @@ def load_images(
         validation=settings.protocol == "honest",
         test_only=test_only,
     )
-    folder = decode_to_cache(
-        table["path"].tolist(), catalog.describe(name, settings.data_folder).title, settings, verify
-    )
+    title = catalog.describe(name, settings.data_folder).title
+    folder = decode_to_cache(table["path"].tolist(), title, settings, verify)
     index = json.loads((folder / INDEX).read_text())
     pixels = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r")
     labels = table[["image", "score", "split"]].to_csv(index=False)
@@ -157,8 +152,8 @@ def load_all(settings: Profile) -> dict[str, ImageSet]:
     Raises:
         DataError: as `load_images`.
     """
-    others = {name: load_images(settings, name, test_only=True) for name in settings.test_datasets}
-    return {settings.dataset: load_images(settings), **others}
+    own = {settings.dataset: load_images(settings)}
+    return own | {name: load_images(settings, name, test_only=True) for name in settings.test_datasets}
 
 
 # --- the cache: all images of a table, one after the other, in one file ---
@@ -173,10 +168,6 @@ def decode_to_cache(files: list[str], title: str, settings: DataSettings, verify
 
     A run that was killed goes on where it stopped: ``journal.csv`` has a line (height, width, CRC-32) for every
     image in ``pixels.u8``, and only what agrees with it is kept. ``index.json`` is written last.
-
-    Raises:
-        StorageError: the cache cannot be written.
-        DataError: too little space; or images that cannot be decoded, all of them named.
     """
     stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
     size = WorkingSize.of_settings(settings)
@@ -255,7 +246,6 @@ def _decode_all(files: list[str], size: WorkingSize, folder: Path) -> None:
 
 def read_sizes(files: list[str]) -> list[tuple[int, int]]:
     """(height, width) in the files' headers; (0, 0) where `decode` will refuse."""
-
     with quiet_pillow(), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         return list(Progress(pool.map(read_size, files), desc="measuring images", total=len(files)))
 

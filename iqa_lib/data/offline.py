@@ -13,11 +13,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,20 +30,20 @@ from PIL import Image
 
 from iqa_lib import paths
 from iqa_lib.data import distortions as d
-from iqa_lib.data.faults import PHONE_SHOTS, VIEW, distort_like_a_camera, distort_like_a_renderer, take_with_a_phone
+from iqa_lib.data.faults import PHONE_SHOTS, VIEW, distort_like, take_with_a_phone
 from iqa_lib.data.scenes import compose_scene, part_of_one, shaded_texture
 from iqa_lib.errors import DataError
 from iqa_lib.progress import Progress
 
-VIEWS = 4  # parts of a photograph, each at a scale and place of its own
-
-# Every part has natural colour photographs; fixed before the first training. (skimage unless marked)
+# Every part has natural colour photographs; fixed before the first training.
 PHOTOGRAPHS = {
     "train": "astronaut chelsea flower hubble_deep_field retina ihc brick gravel moon cell",
     "val": "motorcycle_left coins grass",
     "test": "china coffee camera rocket",
 }
 TEST_PHOTOGRAPHS = tuple(PHOTOGRAPHS["test"].split())
+
+COLUMNS = ["image", "score", "split", "reference", "distortion", "severity", "pixels"]
 
 
 class Variant(NamedTuple):
@@ -56,172 +58,131 @@ class Variant(NamedTuple):
 # --- the datasets -----------------------------------------------------------------------------------------
 
 
-def build_wild(
-    folder: Path, distorted_per_view: int = 13, views: int = VIEWS, scenes: int = 8, seed: int = 0, shipped: bool = True
-) -> pd.DataFrame:
-    """Write ``offline-wild``: photographs with one to three faults of a camera, in the order it makes them.
+@functools.lru_cache(maxsize=2)
+def open_source(name: str) -> np.ndarray:
+    """A photograph; ``scene-N``, composed of the training photographs; ``render-N``, of generated textures."""
+    kind, _, number = name.partition("-")
+    if kind == "scene":
+        filling = functools.partial(part_of_one, [read_photograph(part) for part in PHOTOGRAPHS["train"].split()])
+    elif kind == "render":
+        filling = shaded_texture
+    else:
+        return read_photograph(name)
+    return compose_scene(filling, np.random.default_rng([int(number), zlib.crc32(kind.encode())]))
 
-    Every builder writes ``images/*.png`` and, last, ``labels.csv``; the same seed gives the same bytes.
 
-    Args:
-        shipped: take the scores that the package has of these very pixels; compute only the others.
+@dataclass(frozen=True)
+class Recipe:
+    """What a dataset is made of: parts of pictures, and what is done to them.
 
-    Returns:
-        What ``labels.csv`` has, and ``pixels``, each image's `address_of`.
+    Attributes:
+        sources: the pictures' names by split.
+        views: parts of a picture, each at a scale and place of its own.
+        variants: each makes some of a view's images; they work in parallel.
+        open_source: from a name to pixels.
     """
+
+    sources: dict[str, Sequence[str]]
+    views: int
+    variants: list[Callable[[np.ndarray, np.random.Generator], Iterable[Variant]]]
+    seed: int
+    open_source: Callable[[str], np.ndarray] = open_source
+
+    def build(self, folder: Path, shipped: bool = True) -> pd.DataFrame:
+        """Write ``images/*.png`` and, last, ``labels.csv``; the same recipe gives the same bytes.
+
+        Args:
+            shipped: take the scores that the package has of these very pixels; compute only the others, and say so.
+
+        Returns:
+            What ``labels.csv`` has, and ``pixels``, each image's `address_of`.
+
+        Raises:
+            DataError: a worker process was killed.
+        """
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        known = shipped_scores() if shipped else {}
+        jobs = [
+            (split, *job)
+            for split, names in self.sources.items()
+            for job in itertools.product(names, range(self.views), self.variants)
+        ]
+        work = joblib.Parallel(n_jobs=-1, return_as="generator")(
+            joblib.delayed(self._build_view)(folder, known, *job) for job in jobs
+        )
+        bar = Progress(work, total=len(jobs), desc=f"building {folder.name}")
+        try:
+            table = pd.DataFrame([row for rows in bar for row in rows], columns=COLUMNS)
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"A worker process that builds '{folder.name}' was killed, most likely because the memory was full. "
+                f"Start it again with less beside it, or with fewer workers (LOKY_MAX_CPU_COUNT=1)."
+            ) from error
+        if shipped and (computed := sum(address not in known for address in table["pixels"])):
+            print(
+                f"{folder.name}: {computed:,} of {len(table):,} scores were computed, for the package has no score of "
+                f"these pixels: other settings than its own, another processor, or another NumPy, SciPy, Pillow or "
+                f"scikit-image.",
+                file=sys.stderr,
+            )
+        paths.write_atomically(folder / "labels.csv", table.drop(columns="pixels").to_csv(index=False))
+        return table
+
+    def _build_view(
+        self, folder: Path, known: Mapping[str, float], split: str, name: str, view: int, variants_of: Callable
+    ) -> list[tuple]:
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode()), view])
+        reference = cut_view(self.open_source(name), rng)
+        variants = list(variants_of(reference, rng))
+        addresses = [address_of(reference, variant.image) for variant in variants]
+        missing = [(a, v.image) for a, v in zip(addresses, variants, strict=True) if a not in known]
+        if missing:  # else without torch and piq, seconds of import in each worker
+            import torch
+
+            torch.set_num_threads(1)  # the views are computed in parallel already
+            computed = surrogate_scores(reference, [image for _, image in missing])
+            known = {**known, **{a: round(score, 2) for (a, _), score in zip(missing, computed, strict=True)}}
+        rows = []
+        for variant, address in zip(variants, addresses, strict=True):
+            file = f"images/{name}-{view}-{variant.label}.png"
+            Image.fromarray(variant.image).save(folder / file, compress_level=1)
+            severity = round(variant.severity, 3)
+            rows.append((file, known[address], split, name, variant.distortion, severity, address))
+        return rows
+
+
+def wild(distorted_per_view: int = 13, views: int = 4, scenes: int = 8) -> Recipe:
+    """``offline-wild``: photographs and scenes with one to three faults of a camera, in the order it makes them."""
     sources = {split: names.split() for split, names in PHOTOGRAPHS.items()}
     sources["train"] += [f"scene-{number}" for number in range(scenes)]
-    variants = functools.partial(_with_some, distort_like_a_camera, distorted_per_view)
-    return build_views(folder, sources, views, _photograph_or_scene, [variants], seed, _known(shipped))
+    return Recipe(sources, views, [functools.partial(_with_some, "camera", distorted_per_view)], seed=0)
 
 
-def build_phone(
-    folder: Path,
-    photographs: Sequence[str] = TEST_PHOTOGRAPHS,
-    per_shot: int = 4,
-    views: int = 2,
-    seed: int = 1,
-    shipped: bool = True,
-) -> pd.DataFrame:
-    """Write ``offline-phone``: a smartphone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
-    variants = functools.partial(_phone_shots, per_shot)
-    return build_views(folder, {"test": photographs}, views, read_photograph, [variants], seed, _known(shipped))
+def phone(photographs: Sequence[str] = TEST_PHOTOGRAPHS, per_shot: int = 4, views: int = 2) -> Recipe:
+    """``offline-phone``: a smartphone's processing, ``per_shot`` images of each of `PHONE_SHOTS` a view."""
+    return Recipe({"test": photographs}, views, [functools.partial(_phone_shots, per_shot)], seed=1)
 
 
-def build_lab(
-    folder: Path,
-    photographs: Sequence[str] = TEST_PHOTOGRAPHS,
-    levels: Sequence[int] = (1, 2, 3, 4, 5),
-    seed: int = 2,
-    shipped: bool = True,
-) -> pd.DataFrame:
-    """Write ``offline-lab``: one view of each photograph under every distortion of KADID-10k at every level.
+def lab(photographs: Sequence[str] = TEST_PHOTOGRAPHS, levels: Sequence[int] = (1, 2, 3, 4, 5)) -> Recipe:
+    """``offline-lab``: one view of each photograph under every distortion of KADID-10k at every level.
 
     ``severity`` is the level. As in KADID-10k the references themselves are not among the images. What only
     changes colours leaves the one grey photograph as it is, at 100 points.
     """
     variants = [functools.partial(_at_levels, name, levels) for name in d.DISTORTIONS]
-    return build_views(folder, {"test": photographs}, 1, read_photograph, variants, seed, _known(shipped))
+    return Recipe({"test": photographs}, 1, variants, seed=2)
 
 
-def build_render(
-    folder: Path, scenes: int = 12, views: int = 1, distorted_per_view: int = 13, seed: int = 3, shipped: bool = True
-) -> pd.DataFrame:
-    """Write ``offline-render``: scenes of generated textures with one to three faults of computer graphics."""
+def render(scenes: int = 12, distorted_per_view: int = 13) -> Recipe:
+    """``offline-render``: scenes of generated textures with one to three faults of computer graphics."""
     names = [f"render-{number}" for number in range(scenes)]
-    variants = functools.partial(_with_some, distort_like_a_renderer, distorted_per_view)
-    return build_views(folder, {"test": names}, views, _rendered_scene, [variants], seed, _known(shipped))
+    return Recipe({"test": names}, 1, [functools.partial(_with_some, "renderer", distorted_per_view)], seed=3)
 
 
-EMBEDDED: dict[str, Callable[..., pd.DataFrame]] = {
-    "offline-wild": build_wild,
-    "offline-phone": build_phone,
-    "offline-lab": build_lab,
-    "offline-render": build_render,
-    "offline-wild-tiny": functools.partial(build_wild, distorted_per_view=3, views=1, scenes=0),
-    "offline-phone-tiny": functools.partial(build_phone, photographs=["china"], per_shot=2, views=1),
-    "offline-lab-tiny": functools.partial(build_lab, photographs=["coffee"], levels=[5]),
-    "offline-render-tiny": functools.partial(build_render, scenes=1, views=1, distorted_per_view=7),
-}
-
-
-def build_views(
-    folder: Path,
-    sources: dict[str, Sequence[str]],
-    views: int,
-    open_source: Callable[[str], np.ndarray],
-    parts: list[Callable[[np.ndarray, np.random.Generator], Iterable[Variant]]],
-    seed: int,
-    known: Mapping[str, float] | None = None,
-) -> pd.DataFrame:
-    """Views of each split's sources and their variants; a view's ``parts`` are made in parallel.
-
-    Args:
-        known: scores by `address_of` the pixels; what is not among them is computed, and their number printed.
-
-    Returns:
-        The labels that it wrote, and the images' addresses as ``pixels``.
-
-    Raises:
-        DataError: a worker process was killed.
-    """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (split, name, view, part)
-        for split, names in sources.items()
-        for name in names
-        for view in range(views)
-        for part in parts
-    ]
-    work = joblib.Parallel(n_jobs=-1, return_as="generator")(
-        joblib.delayed(_build_view)(folder, *job, open_source, seed, known or {}) for job in jobs
-    )
-    bar = Progress(work, total=len(jobs), desc=f"building {folder.name}")
-    try:
-        table = pd.DataFrame([row for rows in bar for row in rows])
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"A worker process that builds '{folder.name}' was killed, most likely because the memory was full. Start "
-            f"it again with less beside it, or with fewer workers (LOKY_MAX_CPU_COUNT=1)."
-        ) from error
-    if known is not None and (computed := int((~table["pixels"].isin(list(known))).sum())):
-        print(
-            f"{folder.name}: {computed:,} of {len(table):,} scores were computed, for the package has no score of these "
-            f"pixels: other settings than its own, another processor, or another NumPy, SciPy, Pillow or scikit-image.",
-            file=sys.stderr,
-        )
-    paths.write_atomically(folder / "labels.csv", table.drop(columns="pixels").to_csv(index=False))
-    return table
-
-
-def _build_view(
-    folder: Path, split: str, name: str, view: int, part, open_source, seed: int, known: Mapping[str, float]
-) -> list[dict]:
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), view])
-    reference = cut_view(open_source(name), rng)
-    variants = list(part(reference, rng))
-    addresses = [address_of(reference, variant.image) for variant in variants]
-    scores = _known_or_computed(reference, [variant.image for variant in variants], addresses, known)
-    rows = []
-    for variant, address, score in zip(variants, addresses, scores, strict=True):
-        file = f"images/{name}-{view}-{variant.label}.png"
-        Image.fromarray(variant.image).save(folder / file, compress_level=1)
-        rows.append(
-            {
-                "image": file,
-                "score": score,
-                "split": split,
-                "reference": name,
-                "distortion": variant.distortion,
-                "severity": round(variant.severity, 3),
-                "pixels": address,
-            }
-        )
-    return rows
-
-
-def _known_or_computed(
-    reference: np.ndarray, images: list[np.ndarray], addresses: list[str], known: Mapping[str, float]
-) -> list[float]:
-    """Scores to two decimals; torch and piq, seconds of import in each worker, only where one is to be computed."""
-    missing = [place for place, address in enumerate(addresses) if address not in known]
-    scores = [known.get(address) for address in addresses]
-    if missing:
-        import torch
-
-        torch.set_num_threads(1)  # the views are computed in parallel already
-        computed = surrogate_scores(reference, [images[place] for place in missing])
-        for place, score in zip(missing, computed, strict=True):
-            scores[place] = round(score, 2)
-    return scores
-
-
-def _with_some(distort, count: int, reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
+def _with_some(device: str, count: int, reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
     yield Variant("00", reference, "none", 0.0)
     for number in range(1, count + 1):
-        image, applied = distort(reference, rng)
-        kinds, severities = zip(*applied, strict=True)
-        yield Variant(f"{number:02d}", image, "+".join(kinds), max(severities))
+        yield Variant(f"{number:02d}", *distort_like(device, reference, rng))
 
 
 def _phone_shots(per_shot: int, reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
@@ -239,18 +200,28 @@ def _at_levels(distortion: str, levels, reference: np.ndarray, rng: np.random.Ge
         yield Variant(f"{distortion}-{level}", image, distortion, float(level))
 
 
+EMBEDDED = {
+    "offline-wild": wild(),
+    "offline-phone": phone(),
+    "offline-lab": lab(),
+    "offline-render": render(),
+    "offline-wild-tiny": wild(distorted_per_view=3, views=1, scenes=0),
+    "offline-phone-tiny": phone(["china"], per_shot=2, views=1),
+    "offline-lab-tiny": lab(["coffee"], levels=[5]),
+    "offline-render-tiny": render(scenes=1, distorted_per_view=7),
+}
+
+
 # --- the scores that come with the package -----------------------------------------------------------------
 
 # image, pixels (`address_of`), score. An image is listed once for each kind of processor that makes pixels of its own:
 # NumPy rounds otherwise with AVX-512 than without, in one image of 17.
-SCORES = "embedded_scores.csv"
+SCORES = Path(__file__).with_name("embedded_scores.csv")
 
 
 def address_of(reference: np.ndarray, image: np.ndarray) -> str:
     """A hash of both images' pixels, all that a score depends on: another library's other pixels have no score."""
-    digest = hashlib.blake2b(reference.tobytes(), digest_size=8)
-    digest.update(image.tobytes())
-    return digest.hexdigest()
+    return hashlib.blake2b(reference.tobytes() + image.tobytes(), digest_size=8).hexdigest()
 
 
 def shipped_scores() -> dict[str, float]:
@@ -259,17 +230,24 @@ def shipped_scores() -> dict[str, float]:
     return dict(zip(table["pixels"], table["score"], strict=True))
 
 
-def _known(shipped: bool) -> dict[str, float] | None:
-    return shipped_scores() if shipped else None
-
-
 def _read_scores() -> pd.DataFrame:
     # as text first: pandas' own reader of numbers may miss the last bit, and an address may look like a number
-    return pd.read_csv(_scores_file(), dtype=str).astype({"score": float})
+    return pd.read_csv(SCORES, dtype=str).astype({"score": float})
 
 
-def _scores_file() -> Path:
-    return Path(str(importlib.resources.files("iqa_lib.data") / SCORES))
+def renew_scores(write: bool = False, add: bool = False) -> bool:
+    """Compute all scores again and print what differs from the package's; whether they agree in the end.
+
+    Args:
+        write: make them the package's.
+        add: compute and write only those of pixels that the package has no score of.
+    """
+    recomputed = recompute_scores(shipped=add)
+    differences = compare_scores(recomputed)
+    print(*differences, f"{len(differences) or 'none'} of {len(recomputed):,} images differ", sep="\n")
+    if write or add:
+        print(f"written: {write_scores(recomputed, add)}")
+    return write or add or not differences
 
 
 def recompute_scores(names: Iterable[str] = tuple(EMBEDDED), shipped: bool = False) -> pd.DataFrame:
@@ -283,7 +261,7 @@ def recompute_scores(names: Iterable[str] = tuple(EMBEDDED), shipped: bool = Fal
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            table = EMBEDDED[name](Path(folder) / name, shipped=shipped)
+            table = EMBEDDED[name].build(Path(folder) / name, shipped)
             table["image"] = [f"{name}/{Path(image).stem}" for image in table["image"]]
             tables.append(table[["image", "pixels", "score"]])
     return pd.concat(tables, ignore_index=True).drop_duplicates("pixels")
@@ -295,18 +273,17 @@ def compare_scores(recomputed: pd.DataFrame) -> list[str]:
     lines = []
     for image, pixels, score in recomputed.itertuples(index=False):
         if pixels not in known:
-            lines.append(f"{image}: {'other pixels than' if image in listed else 'not'} in {SCORES}")
+            lines.append(f"{image}: {'other pixels than' if image in listed else 'not'} in {SCORES.name}")
         elif known[pixels] != score:
             lines.append(f"{image}: score {known[pixels]:.2f}, here {score:.2f}")
-    return lines + [f"{image}: in {SCORES} alone" for image in sorted(listed - {*recomputed["image"]})]
+    return lines + [f"{image}: in {SCORES.name} alone" for image in sorted(listed - {*recomputed["image"]})]
 
 
 def write_scores(recomputed: pd.DataFrame, add: bool = False) -> Path:
     """Make them the package's; ``add``: keep what it has, add those of pixels that it has no score of."""
     table = pd.concat([_read_scores(), recomputed]).drop_duplicates("pixels") if add else recomputed
-    file = _scores_file()
-    paths.write_atomically(file, table.to_csv(index=False, float_format="%.2f"))
-    return file
+    paths.write_atomically(SCORES, table.to_csv(index=False, float_format="%.2f"))
+    return SCORES
 
 
 # --- originals --------------------------------------------------------------------------------------------
@@ -322,21 +299,6 @@ def read_photograph(name: str) -> np.ndarray:
                 with file.open("rb") as stream:
                     return np.asarray(Image.open(stream).convert("RGB"))
     raise FileNotFoundError(f"Neither scikit-image nor scikit-learn carries the photograph '{name}'.")
-
-
-@functools.lru_cache(maxsize=2)
-def _photograph_or_scene(name: str) -> np.ndarray:
-    if not name.startswith("scene-"):
-        return read_photograph(name)
-    photographs = [read_photograph(part) for part in PHOTOGRAPHS["train"].split()]
-    rng = np.random.default_rng([int(name.removeprefix("scene-")), zlib.crc32(b"scene")])
-    return compose_scene(functools.partial(part_of_one, photographs), rng)
-
-
-@functools.lru_cache(maxsize=2)
-def _rendered_scene(name: str) -> np.ndarray:
-    rng = np.random.default_rng([int(name.removeprefix("render-")), zlib.crc32(b"render")])
-    return compose_scene(shaded_texture, rng)
 
 
 def cut_view(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:

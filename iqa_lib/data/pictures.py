@@ -67,8 +67,9 @@ def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: 
         for start in range(0, len(names), SOURCES_AT_ONCE):
             part = folder / f"{kind}-{start:02d}"
             if not (part / "labels.csv").is_file():
-                some = {"train": names[start : start + SOURCES_AT_ONCE]}
-                offline.build_views(part, some, max(1, round(VIEWS[kind] * views)), open_source, [_variants], seed)
+                sources = {"train": names[start : start + SOURCES_AT_ONCE]}
+                recipe = offline.Recipe(sources, max(1, round(VIEWS[kind] * views)), [_variants], seed, open_source)
+                recipe.build(part, shipped=False)
     tables = []
     for file in sorted(folder.glob("*-*/labels.csv")):
         table = pd.read_csv(file)
@@ -110,11 +111,9 @@ def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
 
 def _variants(reference: np.ndarray, rng: np.random.Generator) -> Iterator[Variant]:
     yield Variant("original", reference, "none", 0.0)
-    for label, distort in (("camera", faults.distort_like_a_camera), ("renderer", faults.distort_like_a_renderer)):
+    for label in ("camera", "renderer"):
         for number in range(PER_VIEW[label]):
-            image, applied = distort(reference, rng)
-            kinds, severities = zip(*applied, strict=True)
-            yield Variant(f"{label}-{number}", image, "+".join(kinds), max(severities))
+            yield Variant(f"{label}-{number}", *faults.distort_like(label, reference, rng))
     for number in range(PER_VIEW["kadid"]):
         kind, level = str(rng.choice(list(distortions.DISTORTIONS))), int(rng.integers(1, 6))
         image = distortions.distort(reference, kind, level, int(rng.integers(2**31)))

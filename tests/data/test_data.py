@@ -43,7 +43,7 @@ def test_no_photograph_is_on_two_sides_and_every_split_has_every_range(built_dat
 
 def test_the_same_seed_gives_the_same_bytes(built_data, tmp_path):
     built, again = built_data / "offline-wild-tiny", tmp_path / "again"
-    offline.build_wild(again, distorted_per_view=3, views=1, scenes=0)
+    offline.EMBEDDED["offline-wild-tiny"].build(again)
     names = ["labels.csv", *(f"images/{p.name}" for p in (built / "images").iterdir())]
     _, differing, missing = filecmp.cmpfiles(built, again, names, shallow=False)
     assert not differing and not missing

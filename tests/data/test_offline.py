@@ -6,6 +6,7 @@ import re
 import signal
 import zlib
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -33,7 +34,7 @@ def tiny(tmp_path_factory, built_data):
         if (built_data / f"{name}-tiny").is_dir():
             (folder / name).symlink_to(built_data / f"{name}-tiny")
         else:
-            offline.EMBEDDED[f"{name}-tiny"](folder / name)
+            offline.EMBEDDED[f"{name}-tiny"].build(folder / name)
     return folder
 
 
@@ -45,7 +46,7 @@ def view():
 @pytest.fixture(scope="module", params=CROSS_TESTS)
 def whole(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    offline.EMBEDDED[request.param](folder)
+    offline.EMBEDDED[request.param].build(folder)
     return request.param, _labels(folder)
 
 
@@ -71,14 +72,14 @@ def test_labels_name_every_image_once_with_score_distortion_and_severity(name, t
 
 @pytest.mark.parametrize("name", CROSS_TESTS)
 def test_the_same_seed_gives_the_same_bytes(name, tiny, tmp_path):
-    offline.EMBEDDED[f"{name}-tiny"](tmp_path)
+    offline.EMBEDDED[f"{name}-tiny"].build(tmp_path)
     files = ["labels.csv", *_labels(tmp_path)["image"]]
     _, differing, missing = filecmp.cmpfiles(tiny / name, tmp_path, files, shallow=False)
     assert not differing and not missing
 
 
 def test_another_seed_gives_other_scores(tiny, tmp_path):
-    offline.build_phone(tmp_path, ["china"], per_shot=2, views=1, seed=7)
+    replace(offline.EMBEDDED["offline-phone-tiny"], seed=7).build(tmp_path)
     assert (_labels(tmp_path)["score"] != _labels(tiny / "offline-phone")["score"]).any()
 
 
@@ -103,25 +104,22 @@ def test_a_whole_dataset_is_of_some_hundred_images_that_spread_over_the_scale(wh
 
 # the scores that come with the package
 
-CAMERA, RENDERER = (
-    partial(offline._with_some, distort, 5)
-    for distort in (faults.distort_like_a_camera, faults.distort_like_a_renderer)
-)
+CAMERA, RENDERER = (partial(offline._with_some, device, 5) for device in faults.FAULTS)
 SAMPLE = {  # seed, source, view and the reference's variants
-    "wild": (0, offline.read_photograph, "coins", 1, CAMERA),
-    "phone": (1, offline.read_photograph, "rocket", 1, partial(offline._phone_shots, 4)),
-    "render": (3, offline._rendered_scene, "render-3", 0, RENDERER),
+    "wild": (0, "coins", 1, CAMERA),
+    "phone": (1, "rocket", 1, partial(offline._phone_shots, 4)),
+    "render": (3, "render-3", 0, RENDERER),
 } | {
-    f"lab {kind}": (2, offline.read_photograph, "coffee", 0, partial(offline._at_levels, kind, (1, 5)))
+    f"lab {kind}": (2, "coffee", 0, partial(offline._at_levels, kind, (1, 5)))
     for kind in ("lens-blur", "color-quantization", "jpeg2000", "denoise", "jitter", "contrast-change")
 }
 
 
 @pytest.mark.parametrize("sample", SAMPLE)
 def test_the_packages_scores_are_those_computed(sample):
-    seed, open_source, name, view, variants_of = SAMPLE[sample]
+    seed, name, view, variants_of = SAMPLE[sample]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), view])
-    reference = offline.cut_view(open_source(name), rng)
+    reference = offline.cut_view(offline.open_source(name), rng)
     images = [variant.image for variant in islice(variants_of(reference, rng), 4)]
     known = offline.shipped_scores()
     shipped = [known.get(offline.address_of(reference, image), np.nan) for image in images]
@@ -142,13 +140,13 @@ def test_the_package_has_a_score_of_each_image_of_every_dataset_and_none_twice()
     assert all(0.9 * count <= counts[name] <= count for name, count in built.items())
 
 
-def test_scores_are_taken_from_the_package_and_computed_only_where_pixels_differ(tmp_path, capsys):
+def test_scores_are_taken_from_the_package_and_computed_only_where_pixels_differ(tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng([0, zlib.crc32(b"coffee"), 0])
     reference = offline.cut_view(offline.read_photograph("coffee"), rng)
     variants = list(offline._phone_shots(1, reference, rng))
     known = {offline.address_of(reference, variant.image): 12.34 for variant in variants[1:]}
-    job = {"test": ["coffee"]}, 1, offline.read_photograph, [partial(offline._phone_shots, 1)], 0
-    offline.build_views(tmp_path / "mix", *job, known)
+    monkeypatch.setattr(offline, "shipped_scores", lambda: known)
+    offline.Recipe({"test": ["coffee"]}, 1, [partial(offline._phone_shots, 1)], seed=0).build(tmp_path / "mix")
     assert re.search(r"^mix: 1 of 5 scores were computed", capsys.readouterr().err, re.MULTILINE)
     assert _labels(tmp_path / "mix")["score"].tolist() == [100, *4 * [12.34]]
     assert list(_labels(tmp_path / "mix")) == COLUMNS
@@ -167,7 +165,7 @@ def test_recomputed_scores_are_compared_with_the_packages_and_written(tmp_path, 
         f"offline-phone-tiny/{os.path.basename(image)[:-4]}" for image in _labels(tiny / "offline-phone")["image"]
     ]
     assert sum(known.get(p) == pytest.approx(s, abs=0.011) for p, s in recomputed[["pixels", "score"]].values) > 4
-    monkeypatch.setattr(offline, "_scores_file", lambda: tmp_path / "scores.csv")
+    monkeypatch.setattr(offline, "SCORES", tmp_path / offline.SCORES.name)
     offline.write_scores(recomputed)
     assert offline.compare_scores(recomputed) == []
     assert offline.shipped_scores() == dict(zip(recomputed["pixels"], recomputed["score"], strict=True))
@@ -193,12 +191,12 @@ def test_scenes_are_added_to_training_alone_and_made_of_training_photographs(tmp
     monkeypatch.setattr(
         offline, "read_photograph", lambda name: opened.append(name) or np.full((900, 1000, 3), len(opened), np.uint8)
     )
-    offline._photograph_or_scene.__wrapped__("scene-0")
+    offline.open_source.__wrapped__("scene-0")
     assert opened == offline.PHOTOGRAPHS["train"].split()
 
 
 def test_a_scene_repeats_and_differs_from_the_next():
-    first, again, other = (offline._rendered_scene.__wrapped__(f"render-{n}") for n in (0, 0, 1))
+    first, again, other = (offline.open_source.__wrapped__(f"render-{n}") for n in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert first.shape == other.shape == (720, 960, 3)
     assert (first != other).mean() > 0.5
@@ -272,7 +270,7 @@ def die_in_a_worker(starter, reference, rng):
 
 def test_a_killed_worker_ends_the_building_with_a_message(tmp_path):
     """Last, for it takes its neighbours with it."""
-    parts = 2 * [partial(die_in_a_worker, os.getpid())]
+    recipe = offline.Recipe({"test": ["coffee"]}, 1, 2 * [partial(die_in_a_worker, os.getpid())], seed=0)
     with pytest.raises(DataError, match=r"worker process that builds 'mine' was killed.*Start it again"):
-        offline.build_views(tmp_path / "mine", {"test": ["coffee"]}, 1, offline.read_photograph, parts, 0)
+        recipe.build(tmp_path / "mine")
     assert not (tmp_path / "mine" / "labels.csv").exists()

@@ -252,7 +252,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, part in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
             patch.setattr(paths, name, folder / part)
-        offline.build_wild(folder / "data" / "small", distorted_per_view=8, views=2, scenes=0)
+        offline.wild(distorted_per_view=8, views=2, scenes=0).build(folder / "data" / "small")
         settings = load_profile("demo", dataset="small/labels.csv", train_crops=2, epochs=8)
         yield settings, train(settings).load_model()
 
