@@ -6,6 +6,7 @@ A variant's run is trained once for every seed of the profile, whichever experim
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.resources
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from iqa_lib.data.catalog import describe
 from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.data.offline import EMBEDDED
 from iqa_lib.errors import ProfileError
-from iqa_lib.profile import DataSettings, Profile
+from iqa_lib.profile import Profile
 from iqa_lib.training.evaluate import test_on
 from iqa_lib.training.runs import Run, StoredRun
 
@@ -296,26 +297,17 @@ def seeds_of(settings: Profile, variant: Variant) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*settings.seeds, *more)))
 
 
-class Images:
-    """The images of a study's variants, loaded once for all that ask for the same."""
-
-    def __init__(self):
-        self._sets: dict[DataSettings, ImageSet] = {}
-
-    def of(self, settings: DataSettings) -> ImageSet:
-        if settings.data not in self._sets:
-            self._sets[settings.data] = load_images(settings)
-        return self._sets[settings.data]
-
-
 def wanted_runs(settings: Profile, variants: Iterable[Variant]) -> Iterator[tuple[Variant, Run, ImageSet]]:
-    """The runs of these variants, one per seed, each with its images; trained or not (`Run.complete`)."""
-    images = Images()
+    """The runs of these variants, one per seed, trained or not (`Run.complete`), each with its images.
+
+    The images are loaded once for all that ask for the same.
+    """
+    images_of = functools.cache(load_images)
     for variant in variants:
         for seed in seeds_of(settings, variant):
             wanted = settings_of(settings, variant, seed)
-            data = images.of(wanted)
-            yield variant, Run(wanted, data.fingerprint), data
+            images = images_of(wanted.data)
+            yield variant, Run(wanted, images.fingerprint), images
 
 
 def train_all(settings: Profile, variants: Sequence[Variant], train_missing: bool = True) -> Runs:
