@@ -196,12 +196,9 @@ def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
 
 
 def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> pd.DataFrame:
-    published = experiments.paper("complexity").set_index("model").rename({"HyperIQA (ResNet-50)": "HyperIQA"})
     rows = []
     for label, precision in dict.fromkeys((label, way) for label, way, _ in times):
         parameters, flop = size_of(chosen[label])
-        paper = published.loc[label] if label in published.index else {}
-        latency = paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if precision == "float32" else np.nan
         of_batch = {b: found for (of, way, b), found in times.items() if (of, way) == (label, precision)}
         low, median, high = np.quantile(of_batch[1], (0.25, 0.5, 0.75)) * 1e3
         rates = {batch: batch / np.median(found) for batch, found in of_batch.items()}
@@ -221,11 +218,14 @@ def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> 
                 "settled": "yes" if all(uncertainty(found) <= SETTLED for found in of_batch.values()) else "no",
                 "crops/s": rates[best],
                 "at batch": best,
-                "paper: GMAC": paper.get("flops_g", np.nan),
-                "paper: latency (ms)": latency,
             }
         )
-    return pd.DataFrame(rows).round(3)
+    table = pd.DataFrame(rows)
+    published = experiments.paper("complexity").set_index("model").rename({"HyperIQA (ResNet-50)": "HyperIQA"})
+    table["paper: GMAC"] = table["model"].map(published["flops_g"])
+    latency = table["model"].map(published["latency_ms_rtx5090_fp32_batch1"])
+    table["paper: latency (ms)"] = latency.where(table["precision"] == "float32")
+    return table.round(3)
 
 
 def _random(settings: Profile) -> BlindIQA:
@@ -368,19 +368,14 @@ def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) 
     for number in numbers[2:]:
         if budget.allows(smallest * (2 * sum([*sizes, number]) / first - 1)):
             sizes = (*sizes, number)
-    points = {
-        "images": [(number, 1) for number in sizes],
-        "crops per image": [(first, number // first) for number in sizes],
-    }
-    jobs = {point: _epoch_of(small, *point) for series in points.values() for point in series}
+    points = [("images", number, 1) for number in sizes]
+    points += [("crops per image", first, number // first) for number in sizes]
+    jobs = {(images, crops): _epoch_of(small, images, crops) for _, images, crops in points}
     times = in_turn(jobs, budget, EPOCHS)
-    rows = []
-    for what, series in points.items():
-        for images, crops in series:
-            found = times[images, crops]
-            rows.append((what, images, crops, images * crops, np.median(found), len(found)))
-    columns = ["what grows", "images", "crops per image", "crops", "seconds", "n"]
-    return pd.DataFrame(rows, columns=columns).round(3)
+    table = pd.DataFrame(points, columns=["what grows", "images", "crops per image"])
+    table["crops"] = table["images"] * table["crops per image"]
+    found = [times[images, crops] for _, images, crops in points]
+    return table.assign(seconds=[np.median(each) for each in found], n=[len(each) for each in found]).round(3)
 
 
 def _epoch_of(settings: Profile, number: int, crops_per_image: int) -> Callable[[], object]:

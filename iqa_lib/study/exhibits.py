@@ -10,7 +10,7 @@ import pandas as pd
 from iqa_lib.data.images import load_images
 from iqa_lib.errors import RunError
 from iqa_lib.study import experiments, figures, tables
-from iqa_lib.study.experiments import EXPERIMENTS, Runs, Variant
+from iqa_lib.study.experiments import EXPERIMENTS
 from iqa_lib.study.page import CAPTIONS, Page
 from iqa_lib.study.published import published_methods
 from iqa_lib.study.statistics import compare_scores, count_verdicts, judge
@@ -29,14 +29,14 @@ def rebuild(page: Page) -> pd.DataFrame:
     lines = []
     for name in EXPERIMENTS:
         try:
-            lines.append((name, "rebuilt", count_verdicts(_of(page, name))))
+            lines.append((name, "rebuilt", count_verdicts(_show(page, name))))
         except RunError as error:
             lines.append((name, str(error), "–"))
     return pd.DataFrame(lines, columns=["experiment", "state", "verdicts"])
 
 
-def _of(page: Page, name: str) -> pd.DataFrame:
-    """One experiment's exhibits; returns its verdicts."""
+def _show(page: Page, name: str) -> pd.DataFrame:
+    """One experiment's exhibits; returns its verdicts, empty where nothing is claimed."""
     settings = page.settings
     variants = experiments.variants(settings, name)
     runs = page.uses_all(experiments.train_all(settings, variants, train_missing=False))
@@ -46,48 +46,37 @@ def _of(page: Page, name: str) -> pd.DataFrame:
             f"Experiment '{name}' lacks runs of {', '.join(lacking)} in {settings.folder / 'store'}. Train: "
             f"python -m iqa_lib train --profile {settings.profile} --experiment {name}"
         )
-    others = {"training": training, "main": main_result, "protocol": protocol, "cross_dataset": cross_dataset}
-    verdicts = others.get(name, compared)(page, name, variants, runs)
-    page.show(verdicts, "sota_verdicts" if name == "main" else f"{name}_verdicts")
+    verdicts = pd.DataFrame()
+    match name:
+        case "training":
+            ((run,),) = runs.values()
+            page.show(figures.training_curves(run.epochs, run.result["best_epoch"]), "training_curves")
+            page.show(tables.epochs_beside_paper(run), "training_log")
+            page.show(tables.hyper_parameters(settings), "hyper_parameters")
+        case "protocol":
+            images = load_images(settings)
+            whole = experiments.crops_are_whole_images(settings, images)
+            remark = "; every crop is the whole image, so random ones change nothing here" * whole
+            (of_profile,) = runs.values()
+            page.show(tables.protocols(settings, of_profile, images), "protocols", CAPTIONS["protocols"] + remark)
+        case "main":
+            name = "sota"
+            methods, reasons = published_methods(settings, load_images(settings))
+            runs = page.uses_all(runs | {method: [run] for method, run in methods.items()})
+            page.show(tables.beside_cited(compare_scores(settings, runs), methods, reasons), "sota_table")
+            verdicts = judge(settings, runs, tables.claims_of_methods(variants, methods))
+        case "cross_dataset":
+            others = tables.elsewhere(settings)
+            scores = tables.cross_dataset(settings, runs, others)
+            page.show(scores, "cross_dataset")
+            page.show(figures.cross_dataset_heatmap(scores), "cross_dataset_heatmap")
+            verdicts = judge(settings, runs, experiments.across(settings, variants, others))
+        case _:
+            scores = compare_scores(settings, runs, variants)
+            page.show(scores, name)
+            if name in FIGURES:
+                file, draw = FIGURES[name]
+                page.show(draw(scores, runs), file)
+            verdicts = judge(settings, runs, EXPERIMENTS[name].claims(settings, variants))
+    page.show(verdicts, f"{name}_verdicts")
     return verdicts
-
-
-def compared(page: Page, name: str, variants: list[Variant], runs: Runs) -> pd.DataFrame:
-    scores = compare_scores(page.settings, runs, variants)
-    page.show(scores, name)
-    if name in FIGURES:
-        file, draw = FIGURES[name]
-        page.show(draw(scores, runs), file)
-    return judge(page.settings, runs, EXPERIMENTS[name].claims(page.settings, variants))
-
-
-def training(page: Page, name: str, variants: list[Variant], runs: Runs) -> pd.DataFrame:
-    ((run,),) = runs.values()
-    page.show(figures.training_curves(run.epochs, run.result["best_epoch"]), "training_curves")
-    page.show(tables.epochs_beside_paper(run), "training_log")
-    page.show(tables.hyper_parameters(page.settings), "hyper_parameters")
-    return pd.DataFrame()
-
-
-def main_result(page: Page, name: str, variants: list[Variant], runs: Runs) -> pd.DataFrame:
-    methods, reasons = published_methods(page.settings, load_images(page.settings))
-    runs = page.uses_all(runs | {method: [run] for method, run in methods.items()})
-    page.show(tables.beside_cited(compare_scores(page.settings, runs), methods, reasons), "sota_table")
-    return judge(page.settings, runs, tables.claims_of_methods(variants, methods))
-
-
-def protocol(page: Page, name: str, variants: list[Variant], runs: Runs) -> pd.DataFrame:
-    images = load_images(page.settings)
-    whole = experiments.crops_are_whole_images(page.settings, images)
-    remark = "; every crop is the whole image, so random ones change nothing here" * whole
-    (of_profile,) = runs.values()
-    page.show(tables.protocols(page.settings, of_profile, images), "protocols", CAPTIONS["protocols"] + remark)
-    return pd.DataFrame()
-
-
-def cross_dataset(page: Page, name: str, variants: list[Variant], runs: Runs) -> pd.DataFrame:
-    others = tables.elsewhere(page.settings)
-    table = tables.cross_dataset(page.settings, runs, others)
-    page.show(table, "cross_dataset")
-    page.show(figures.cross_dataset_heatmap(table), "cross_dataset_heatmap")
-    return judge(page.settings, runs, experiments.across(page.settings, variants, others))
