@@ -109,11 +109,11 @@ class Difference:
         if math.isnan(self.value + self.of_units):
             return math.nan
         found = [
-            # Neither images nor runs change it, as between two models of one ranking: no chance is left.
-            float(abs(self.value) <= ROUNDING) if e <= ROUNDING else float(2 * stats.t.sf(abs(self.value) / e, df))
+            # Without an error, as between two models of one ranking, nothing is left to chance.
+            2 * stats.t.sf(abs(self.value) / e, df) if e > ROUNDING else abs(self.value) <= ROUNDING
             for e, df in self.spreads()
         ]
-        return min(1.0, family * max(found))
+        return min(1.0, family * float(max(found)))
 
     def detectable(self, family: int = 1) -> float:
         """The true difference that is found with 80 % power among so many claims, as far as this spread shows."""
