@@ -125,7 +125,7 @@ def rates(repeats):
     for family in (1, 4, 6):
         sizes = [d.detectable(family) for d in differences(rng, [0.90, 0.86], 3, 100, run_sd=0.005)]
         planted = [0.88 + np.median(sizes) / 2, 0.88 - np.median(sizes) / 2]
-        found = [d.p_of(family) < 0.05 and d.value > 0 for d in differences(rng, planted, 3, repeats, run_sd=0.005)]
+        found = [d.p(family) < 0.05 and d.value > 0 for d in differences(rng, planted, 3, repeats, run_sd=0.005)]
         yield (f"power at the smallest detectable difference, {family} claims", f"{share(found):.1%}", "75–85 %")
     for raters in (9, 20, 100):
         limit, reached = limit_and_truth(raters)

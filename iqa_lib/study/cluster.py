@@ -48,8 +48,8 @@ def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | 
             f"No Ray cluster answers at RAY_ADDRESS={address}: start it there (ray start --head), or unset RAY_ADDRESS "
             f"to train on this machine."
         ) from error
-    share = {"num_cpus": 1, "num_gpus": 1 if ray.cluster_resources().get("GPU") else 0}
-    task = ray.remote(max_retries=RETRIES, **share)(_train_there)
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_train_there)
     waiting = {task.remote(run.settings, run.config["data_fingerprint"]): run for run in missing}
     faults = []
     try:
@@ -73,15 +73,9 @@ def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | 
 
 
 def _missing(settings: Profile, names: Iterable[str], only: Iterable[str] | None) -> list[Run]:
-    images, found = experiments.Images(), {}
-    for name in names:
-        for variant in experiments.variants(settings, name, only):
-            for seed in experiments.seeds_of(settings, variant):
-                wanted = experiments.settings_of(settings, variant, seed)
-                run = Run(wanted, images.of(wanted).fingerprint)
-                if not run.complete:
-                    found[run.folder] = run
-    return list(found.values())
+    variants = [variant for name in names for variant in experiments.variants(settings, name, only)]
+    runs = {run.folder: run for _, run, _ in experiments.wanted_runs(settings, variants)}
+    return [run for run in runs.values() if not run.complete]
 
 
 def _train_there(settings: Profile, data_fingerprint: str) -> tuple[dict[str, bytes], str | None]:

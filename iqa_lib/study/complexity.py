@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,14 @@ from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
 from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
-from iqa_lib.study import experiments, statistics, tables
+from iqa_lib.study import experiments, statistics
 from iqa_lib.study.plan import size_of
 from iqa_lib.training.evaluate import stages_of
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-RATED_BATCHES = (1, 8)
+RATED_BATCHES = (1, 8)  # of a rate; emulated bf16 is measured on single crops alone
 # Of the profile's `measuring_seconds`. Building, exporting and quantising models comes on top.
 SHARES = {"costs": 0.4, "precisions": 0.4, "growth": 0.2}
 SETTLED = 0.02  # a median's standard error, as a share of it, at which measuring stops
@@ -131,22 +132,21 @@ def _bf16_is_emulated() -> bool:
 
 
 def emulated_first(
-    jobs: dict[Any, Callable], emulated: Callable[[Any], bool], measure: Callable, seconds: float, what: str
+    jobs: dict[Any, Callable], of_bf16: Callable[[Any], bool], measure: Callable, seconds: float, what: str
 ) -> dict:
     """``measure`` of all jobs, by job and in their order; bf16 that this machine emulates has a share of the seconds.
 
     Args:
-        emulated: whether a job's name is one of bf16.
+        of_bf16: whether a job's name is one of bf16.
         measure: gets jobs, a `Budget`, and whether they are emulated and therefore to be measured only briefly.
     """
-    slow = {name: job for name, job in jobs.items() if _bf16_is_emulated() and emulated(name)}
+    slow = {name: job for name, job in jobs.items() if _bf16_is_emulated() and of_bf16(name)}
     found = {}
     if slow:
         budget = Budget(EMULATED_SHARE * seconds, "bf16, emulated")
         found = measure(slow, budget, True)
         seconds -= budget.spent
-    rest = {name: job for name, job in jobs.items() if name not in slow}
-    found |= measure(rest, Budget(seconds, what), False)
+    found |= measure({name: jobs[name] for name in jobs if name not in slow}, Budget(seconds, what), False)
     return {name: found[name] for name in jobs}
 
 
@@ -182,9 +182,10 @@ def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
         for precision, score in _engines(of_model, _random(of_model), full):
             single = precision.startswith("bf16") and _bf16_is_emulated()
             for batch in RATED_BATCHES[: 1 if single else None]:
-                jobs[label, precision, batch] = job = _on_noise(score, batch, of_model.crop_size)
+                crops = _noise(batch, of_model.crop_size).to(machine.device())
+                jobs[label, precision, batch] = partial(score, crops)
                 if not single:
-                    job()  # the first time is slower: memory is allocated, code compiled
+                    score(crops)  # the first time is slower: memory is allocated, code compiled
 
     def measure(some: dict, budget: Budget, emulated: bool) -> dict:
         return in_turn(some, budget, EMULATED if emulated else math.inf)
@@ -195,18 +196,13 @@ def costs(settings: Profile, full: bool = False) -> pd.DataFrame:
 
 
 def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> pd.DataFrame:
-    published = tables.paper("complexity").set_index("model")
     rows = []
     for label, precision in dict.fromkeys((label, way) for label, way, _ in times):
         parameters, flop = size_of(chosen[label])
-        name = "HyperIQA (ResNet-50)" if label == "HyperIQA" else label
-        paper = published.loc[name] if name in published.index else {}
-        latency = paper.get("latency_ms_rtx5090_fp32_batch1", np.nan) if precision == "float32" else np.nan
         of_batch = {b: found for (of, way, b), found in times.items() if (of, way) == (label, precision)}
         low, median, high = np.quantile(of_batch[1], (0.25, 0.5, 0.75)) * 1e3
         rates = {batch: batch / np.median(found) for batch, found in of_batch.items()}
         best = max(rates, key=rates.get)
-        settled = all(uncertainty(found) <= SETTLED for found in of_batch.values())
         rows.append(
             {
                 "model": label,
@@ -219,14 +215,17 @@ def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> 
                 "75 %": high,
                 "n": len(of_batch[1]),
                 "standard error (%)": 100 * uncertainty(of_batch[1]),
-                "settled": "yes" if settled else "no",
+                "settled": "yes" if all(uncertainty(found) <= SETTLED for found in of_batch.values()) else "no",
                 "crops/s": rates[best],
                 "at batch": best,
-                "paper: GMAC": paper.get("flops_g", np.nan),
-                "paper: latency (ms)": latency,
             }
         )
-    return pd.DataFrame(rows).round(3)
+    table = pd.DataFrame(rows)
+    published = experiments.paper("complexity").set_index("model").rename({"HyperIQA (ResNet-50)": "HyperIQA"})
+    table["paper: GMAC"] = table["model"].map(published["flops_g"])
+    latency = table["model"].map(published["latency_ms_rtx5090_fp32_batch1"])
+    table["paper: latency (ms)"] = latency.where(table["precision"] == "float32")
+    return table.round(3)
 
 
 def _random(settings: Profile) -> BlindIQA:
@@ -247,12 +246,19 @@ def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[s
             yield f"{precision}, compiled", _scorer(wanted, compile_backbone(_random(settings)))
     except RunError as error:
         print(f"Not measured compiled: {error}", file=sys.stderr)
+    noise = _noise(8, settings.crop_size).numpy()
+    for name, scorer in onnx_scorers(model, settings.crop_size, [noise]).items():
+        yield name, lambda crops_BCHW, scorer=scorer: scorer(crops_BCHW.cpu().numpy())
+
+
+def onnx_scorers(
+    model: BlindIQA, size: int, calibration: Iterable[np.ndarray], batch: int | None = None
+) -> dict[str, OnnxScorer]:
+    """The model by ONNX Runtime in float32 and in INT8, its ranges measured on these crops (`to_onnx`, `to_int8`)."""
     with tempfile.TemporaryDirectory() as folder:
-        plain = to_onnx(model, Path(folder) / "model.onnx", settings.crop_size)
-        noise = _noise(8, settings.crop_size).numpy()
-        for name, file in ((FLOAT_ONNX, plain), (INT8_ONNX, to_int8(plain, Path(folder) / "8.onnx", [noise]))):
-            scorer = OnnxScorer(file)
-            yield name, lambda crops_BCHW, scorer=scorer: scorer(crops_BCHW.cpu().numpy())
+        plain = to_onnx(model, Path(folder) / "model.onnx", size, batch)
+        int8 = to_int8(plain, Path(folder) / "int8.onnx", calibration)
+        return {FLOAT_ONNX: OnnxScorer(plain), INT8_ONNX: OnnxScorer(int8)}
 
 
 def _noise(batch: int, size: int) -> Tensor:
@@ -260,16 +266,7 @@ def _noise(batch: int, size: int) -> Tensor:
 
 
 def _scorer(settings: Profile, model: BlindIQA) -> Callable[[Tensor], Tensor]:
-    def score(crops_BCHW: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return model.score_stages(stages_of(settings, model, crops_BCHW))
-
-    return score
-
-
-def _on_noise(score: Callable[[Tensor], object], batch: int, size: int) -> Callable[[], object]:
-    crops = _noise(batch, size).to(machine.device())
-    return lambda: score(crops)
+    return torch.inference_mode()(lambda crops_BCHW: model.score_stages(stages_of(settings, model, crops_BCHW)))
 
 
 # --- memory and time per batch size -----------------------------------------------------------------------
@@ -286,12 +283,11 @@ def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
         RunError: a process was killed, as it is where batches do not fit into a machine without a GPU.
     """
     rows = []
-    jobs = [(label, s, training) for label, s in models(settings).items() for training in (False, True)]
-    for label, of_model, training in Progress(jobs, desc="memory"):
-        work = "training" if training else "scoring"
+    jobs = [(label, s, work) for label, s in models(settings).items() for work in ("scoring", "training")]
+    for label, of_model, work in Progress(jobs, desc="memory"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
             try:
-                measured = child.submit(_batches_of, of_model, training, largest).result()
+                measured = child.submit(_batches_of, of_model, work == "training", largest).result()
             except BrokenProcessPool as error:
                 raise RunError(
                     f"The process that measured {label} ({work}) was killed, most likely because the memory was full: "
@@ -349,11 +345,11 @@ def accuracy_beside_cost(settings: Profile, runs: dict[str, list[Run]], table: p
     """Test SRCC of these runs (`stored_runs`) beside their backbones' cost in ``table`` (`costs`)."""
     kept = ["n", "seeds", "SRCC", "95 % low", "95 % high"]
     in_float32 = table.loc[table["precision"] == "float32", ["backbone", "GMAC", "latency (ms)", "crops/s"]]
+    columns = ["model", *in_float32, *kept]
     if not runs:
-        return pd.DataFrame(columns=["model", *in_float32, *kept])
+        return pd.DataFrame(columns=columns)
     accuracy = statistics.compare_scores(settings, runs).rename(columns={"variant": "model"})
-    accuracy = accuracy[["model", "backbone", *kept]]
-    return accuracy.merge(in_float32, on="backbone")[["model", *in_float32, *kept]]
+    return accuracy.merge(in_float32, on="backbone")[columns]
 
 
 def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) -> pd.DataFrame:
@@ -370,22 +366,16 @@ def growth(settings: Profile, numbers: tuple[int, ...] = (125, 250, 500, 1000)) 
     smallest = _seconds(_epoch_of(small, first, 1))
     sizes = numbers[:2]
     for number in numbers[2:]:
-        taken = [*sizes, number]
-        if budget.allows(smallest * (2 * sum(taken) / first - 1)):
-            sizes = tuple(taken)
-    points = {
-        "images": [(number, 1) for number in sizes],
-        "crops per image": [(first, number // first) for number in sizes],
-    }
-    jobs = {point: _epoch_of(small, *point) for series in points.values() for point in series}
+        if budget.allows(smallest * (2 * sum([*sizes, number]) / first - 1)):
+            sizes = (*sizes, number)
+    points = [("images", number, 1) for number in sizes]
+    points += [("crops per image", first, number // first) for number in sizes]
+    jobs = {(images, crops): _epoch_of(small, images, crops) for _, images, crops in points}
     times = in_turn(jobs, budget, EPOCHS)
-    rows = [
-        (what, images, crops, images * crops, np.median(times[images, crops]), len(times[images, crops]))
-        for what, series in points.items()
-        for images, crops in series
-    ]
-    columns = ["what grows", "images", "crops per image", "crops", "seconds", "n"]
-    return pd.DataFrame(rows, columns=columns).round(3)
+    table = pd.DataFrame(points, columns=["what grows", "images", "crops per image"])
+    table["crops"] = table["images"] * table["crops per image"]
+    found = [times[images, crops] for _, images, crops in points]
+    return table.assign(seconds=[np.median(each) for each in found], n=[len(each) for each in found]).round(3)
 
 
 def _epoch_of(settings: Profile, number: int, crops_per_image: int) -> Callable[[], object]:

@@ -9,10 +9,19 @@ import pandas as pd
 
 from iqa_lib.data.images import load_images
 from iqa_lib.errors import RunError
-from iqa_lib.study import experiments, figures, statistics, tables
-from iqa_lib.study.experiments import EXPERIMENTS, Runs, Variant
-from iqa_lib.study.page import Page
+from iqa_lib.study import experiments, figures, tables
+from iqa_lib.study.experiments import EXPERIMENTS
+from iqa_lib.study.page import CAPTIONS, Page
 from iqa_lib.study.published import published_methods
+from iqa_lib.study.statistics import compare_scores, count_verdicts, judge
+
+FIGURES = {
+    "ablation": ("ablation_bars", figures.bars_of_variants),
+    "model_sizes": ("model_sizes_curve", figures.sizes_curve),
+    "learning_rate": ("learning_rate_curve", figures.learning_rate_curve),
+    "loss": ("loss_bars", figures.bars_of_variants),
+    "augmentation": ("augmentation_bars", figures.bars_of_variants),
+}
 
 
 def rebuild(page: Page) -> pd.DataFrame:
@@ -20,16 +29,14 @@ def rebuild(page: Page) -> pd.DataFrame:
     lines = []
     for name in EXPERIMENTS:
         try:
-            verdicts = _of(page, name)
-            state = ("rebuilt", statistics.count_verdicts(*verdicts))
+            lines.append((name, "rebuilt", count_verdicts(_show(page, name))))
         except RunError as error:
-            state = (str(error), "–")
-        lines.append({"experiment": name, "state": state[0], "verdicts": state[1]})
-    return pd.DataFrame(lines)
+            lines.append((name, str(error), "–"))
+    return pd.DataFrame(lines, columns=["experiment", "state", "verdicts"])
 
 
-def _of(page: Page, name: str) -> list[pd.DataFrame]:
-    """One experiment's exhibits; returns its verdicts."""
+def _show(page: Page, name: str) -> pd.DataFrame:
+    """One experiment's exhibits; returns its verdicts, empty where nothing is claimed."""
     settings = page.settings
     variants = experiments.variants(settings, name)
     runs = page.uses_all(experiments.train_all(settings, variants, train_missing=False))
@@ -39,74 +46,37 @@ def _of(page: Page, name: str) -> list[pd.DataFrame]:
             f"Experiment '{name}' lacks runs of {', '.join(lacking)} in {settings.folder / 'store'}. Train: "
             f"python -m iqa_lib train --profile {settings.profile} --experiment {name}"
         )
-    return {"training": training, "main": main_result, "protocol": protocol, "cross_dataset": cross_dataset}.get(
-        name, compared
-    )(page, name, variants, runs)
-
-
-def compared(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
-    experiment = EXPERIMENTS[name]
-    scores = statistics.compare_scores(page.settings, runs, variants)
-    page.show(scores, name, experiment.caption)
-    verdicts = statistics.judge(page.settings, runs, experiment.claims(page.settings, variants))
-    page.show(verdicts, f"{name}_verdicts", f"{experiment.caption}: verdicts")
-    if experiment.figure:
-        ending, function, caption = experiment.figure
-        page.show(getattr(figures, function)(scores, runs), f"{name}_{ending}", caption)
-    return [verdicts]
-
-
-def training(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
-    (run,) = next(iter(runs.values()))
-    page.show(
-        figures.training_curves(run.epochs, run.result["best_epoch"]), "training_curves", f"Training of {run.backbone}"
-    )
-    page.show(
-        tables.epochs_beside_paper(run),
-        "training_log",
-        "Epochs of this run, beside the paper's log of SMART-Base on KonIQ-10k",
-    )
-    page.show(
-        tables.hyper_parameters(page.settings),
-        "hyper_parameters",
-        "Settings of this profile, beside those of the reference code",
-    )
-    return []
-
-
-def main_result(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
-    methods, reasons = published_methods(page.settings, load_images(page.settings))
-    runs = page.uses_all(runs | {method: [run] for method, run in methods.items()})
-    scores = statistics.compare_scores(page.settings, runs)
-    page.show(
-        tables.beside_cited(scores, methods, reasons),
-        "sota_table",
-        "Measured here and cited from the paper's Table I; PLCC without a mapping",
-    )
-    verdicts = statistics.judge(page.settings, runs, tables.claims_of_methods(variants, methods))
-    page.show(verdicts, "sota_verdicts", "The methods compared: verdicts")
-    return [verdicts]
-
-
-def protocol(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
-    images = load_images(page.settings)
-    whole = experiments.crops_are_whole_images(page.settings, images)
-    page.show(
-        tables.protocols(page.settings, next(iter(runs.values())), images),
-        "protocols",
-        "The same weights under each way of reporting; change against the honest one on the same n images, "
-        "its mean, lowest and highest over seeds"
-        + "; every crop is the whole image, so random ones change nothing here"
-        * whole,
-    )
-    return []
-
-
-def cross_dataset(page: Page, name: str, variants: list[Variant], runs: Runs) -> list[pd.DataFrame]:
-    others = tables.elsewhere(page.settings)
-    table = tables.cross_dataset(page.settings, runs, others)
-    page.show(table, "cross_dataset", f"Trained on {page.settings.dataset}, tested there and elsewhere")
-    verdicts = statistics.judge(page.settings, runs, experiments.across(page.settings, variants, others))
-    page.show(verdicts, "cross_dataset_verdicts", "Across datasets: verdicts")
-    page.show(figures.cross_dataset_heatmap(table), "cross_dataset_heatmap", "SRCC on every dataset")
-    return [verdicts]
+    verdicts = pd.DataFrame()
+    match name:
+        case "training":
+            ((run,),) = runs.values()
+            page.show(figures.training_curves(run.epochs, run.result["best_epoch"]), "training_curves")
+            page.show(tables.epochs_beside_paper(run), "training_log")
+            page.show(tables.hyper_parameters(settings), "hyper_parameters")
+        case "protocol":
+            images = load_images(settings)
+            whole = experiments.crops_are_whole_images(settings, images)
+            remark = "; every crop is the whole image, so random ones change nothing here" * whole
+            (of_profile,) = runs.values()
+            page.show(tables.protocols(settings, of_profile, images), "protocols", CAPTIONS["protocols"] + remark)
+        case "main":
+            name = "sota"
+            methods, reasons = published_methods(settings, load_images(settings))
+            runs = page.uses_all(runs | {method: [run] for method, run in methods.items()})
+            page.show(tables.beside_cited(compare_scores(settings, runs), methods, reasons), "sota_table")
+            verdicts = judge(settings, runs, tables.claims_of_methods(variants, methods))
+        case "cross_dataset":
+            others = tables.elsewhere(settings)
+            scores = tables.cross_dataset(settings, runs, others)
+            page.show(scores, "cross_dataset")
+            page.show(figures.cross_dataset_heatmap(scores), "cross_dataset_heatmap")
+            verdicts = judge(settings, runs, experiments.across(settings, variants, others))
+        case _:
+            scores = compare_scores(settings, runs, variants)
+            page.show(scores, name)
+            if name in FIGURES:
+                file, draw = FIGURES[name]
+                page.show(draw(scores, runs), file)
+            verdicts = judge(settings, runs, EXPERIMENTS[name].claims(settings, variants))
+    page.show(verdicts, f"{name}_verdicts")
+    return verdicts

@@ -6,9 +6,10 @@ A variant's run is trained once for every seed of the profile, whichever experim
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.resources
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from iqa_lib.data.catalog import describe
 from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.data.offline import EMBEDDED
 from iqa_lib.errors import ProfileError
-from iqa_lib.profile import DataSettings, Profile
+from iqa_lib.profile import Profile
 from iqa_lib.training.evaluate import test_on
 from iqa_lib.training.runs import Run, StoredRun
 
@@ -84,14 +85,9 @@ def paper(name: str) -> pd.DataFrame:
 
 def _beside(variants: Iterable[Variant], table: str, key: str, **columns: str) -> list[Variant]:
     """With the numbers of the paper's table whose rows are named in its column ``key``; ``columns``: theirs to ours."""
-    published = paper(table)
-    published = published.set_index(published[key].astype(str))[list(columns)].rename(columns=columns)
-    return [
-        replace(v, published={k: x for k, x in published.loc[v.paper].items() if pd.notna(x)})
-        if v.paper in published.index
-        else v
-        for v in variants
-    ]
+    published = paper(table).astype({key: str}).set_index(key)[list(columns)].rename(columns=columns)
+    numbers = {row: of_row.dropna().to_dict() for row, of_row in published.iterrows()}
+    return [replace(v, published=numbers.get(v.paper, {})) for v in variants]
 
 
 # --- variants ---------------------------------------------------------------------------------------------
@@ -112,22 +108,13 @@ HYPER_IQA_RECIPE = {
 }
 
 
-def _hyper_iqa(settings: Profile) -> Variant:
-    changes = {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa}
-    if settings.hyper_iqa_recipe == "published":
-        changes |= HYPER_IQA_RECIPE
-    return Variant("HyperIQA", changes, paper="HyperIQA (ResNet-50)")
-
-
-def training(settings: Profile) -> list[Variant]:
-    return [Variant("the profile's run", seeds=(settings.seed,))]
+def _hyper_iqa(settings: Profile, row: str) -> Variant:
+    recipe = HYPER_IQA_RECIPE if settings.hyper_iqa_recipe == "published" else {}
+    return Variant("HyperIQA", {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa} | recipe, paper=row)
 
 
 def main(settings: Profile) -> list[Variant]:
-    rows = [
-        replace(_hyper_iqa(settings), paper="HyperIQA"),
-        Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base"),
-    ]
+    rows = [_hyper_iqa(settings, "HyperIQA"), Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base")]
     return _beside(rows, "sota_koniq10k", "method", srcc="SRCC", plcc="PLCC")
 
 
@@ -135,7 +122,7 @@ def ablation(settings: Profile) -> list[Variant]:
     base = _base(settings)
     alone = {"use_multiscale": False, "use_attention": False}
     rows = [
-        _hyper_iqa(settings),
+        _hyper_iqa(settings, "HyperIQA (ResNet-50)"),
         Variant("stronger backbone alone", base | alone, paper="Swin-Base backbone only"),
         Variant("+ AFA", base | {"use_attention": False}, paper="+ AFA"),
         Variant("+ attention (full)", base, "baseline", paper="+ Attention (full)"),
@@ -161,20 +148,15 @@ def model_sizes(settings: Profile) -> list[Variant]:
 
 
 # The paper varies the backbone's rate and keeps the head's at ten times it: both by the same factor.
-LEARNING_RATES = {5e-6: 10, 3e-6: 6, 1e-6: 2, 5e-7: 1, 1e-7: 0.2}
+LEARNING_RATES = {1e-7: 0.2, 5e-7: 1, 1e-6: 2, 3e-6: 6, 5e-6: 10}
 
 
 def learning_rate(settings: Profile) -> list[Variant]:
-    def scaled(factor: float) -> dict[str, Any]:
-        if factor == 1:
-            return {}
-        keys = ("learning_rate_backbone", "learning_rate_head")
-        return {key: getattr(settings, key) * factor for key in keys}
-
-    rows = [
-        Variant(f"× {factor:g}", scaled(factor), "baseline" if factor == 1 else "step", factor, paper=str(rate))
-        for rate, factor in sorted(LEARNING_RATES.items(), key=lambda item: item[1])
-    ]
+    rows = []
+    for rate, factor in LEARNING_RATES.items():
+        rates = {key: getattr(settings, key) * factor for key in ("learning_rate_backbone", "learning_rate_head")}
+        changes, role = ({}, "baseline") if factor == 1 else (rates, "step")
+        rows.append(Variant(f"× {factor:g}", changes, role, factor, paper=str(rate)))
     return _beside(rows, "learning_rate", "lr_backbone", srcc="SRCC")
 
 
@@ -207,10 +189,6 @@ def augmentation(settings: Profile) -> list[Variant]:
     return _beside(found, "augmentation", "change", srcc_delta_koniq10k="effect")
 
 
-def protocol(settings: Profile) -> list[Variant]:
-    return [Variant("as the profile", {"watch_test": True})]
-
-
 # --- claims -----------------------------------------------------------------------------------------------
 
 
@@ -220,33 +198,34 @@ def steps(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
 
 
 def of_baseline(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
-    """The baseline beats every other variant."""
+    """The baseline beats every other variant; no claim on random crops where every crop is the whole image."""
     baseline = next(v for v in variants if v.role == "baseline")
-    return [
-        # The paper gives "add flip: +0.002" and for others what the change costs: both as the baseline's lead.
-        beats(baseline, v, abs(v.published["effect"]) if "effect" in v.published else None)
-        for v in variants
-        if v is not baseline
-    ]
-
-
-def of_augmentation(settings: Profile, variants: Sequence[Variant]) -> list[Claim]:
-    """As `of_baseline`; none on random crops where every crop is the whole image, for there they change nothing."""
-    whole = crops_are_whole_images(settings, load_images(settings))
-    return of_baseline(settings, [v for v in variants if not (whole and "random_crop" in v.changes)])
+    others = [v for v in variants if v is not baseline]
+    if any("random_crop" in v.changes for v in others) and crops_are_whole_images(settings, load_images(settings)):
+        others = [v for v in others if "random_crop" not in v.changes]
+    # The paper gives "add flip: +0.002" and for others what the change costs: both as the baseline's lead.
+    return [beats(baseline, v, abs(v.published["effect"]) if "effect" in v.published else None) for v in others]
 
 
 def across(settings: Profile, variants: Sequence[Variant], elsewhere: Sequence[Elsewhere]) -> list[Claim]:
     """SMART-IQA beats HyperIQA at home and on every other dataset, by what the paper says where it has that."""
-    published = paper("cross_dataset").set_index("dataset")
     hyper_iqa, smart = (replace(v, published={}) for v in variants)
     claims = []
-    for name, on in [(settings.dataset, None), *((e.name, e) for e in elsewhere)]:
-        title = describe(name, settings.data_folder).title
-        row = published.loc[title] if title in published.index else None
-        claim = beats(smart, hyper_iqa, None if row is None else row["smart_srcc"] - row["hyperiqa_srcc"], on)
+    for name, on, srcc in everywhere(settings, elsewhere):
+        claim = beats(smart, hyper_iqa, srcc["SMART-IQA"] - srcc["HyperIQA"] if srcc else None, on)
         claims.append(claim if on else replace(claim, text=f"{claim.text} on {name}"))
     return claims
+
+
+def everywhere(
+    settings: Profile, elsewhere: Sequence[Elsewhere]
+) -> Iterator[tuple[str, Elsewhere | None, dict[str, float]]]:
+    """Home (where: None) and every other dataset: its name, where, and the paper's SRCC there by method, if any."""
+    columns = {"hyperiqa_srcc": "HyperIQA", "smart_srcc": "SMART-IQA"}
+    published = paper("cross_dataset").set_index("dataset").rename(columns=columns)[list(columns.values())]
+    for name, on in [(settings.dataset, None), *((e.name, e) for e in elsewhere)]:
+        title = describe(name, settings.data_folder).title
+        yield name, on, published.loc[title].to_dict() if title in published.index else {}
 
 
 def crops_are_whole_images(settings: Profile, images: ImageSet) -> bool:
@@ -259,47 +238,22 @@ def crops_are_whole_images(settings: Profile, images: ImageSet) -> bool:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Variants, what is claimed of them, and how the result is shown.
-
-    Attributes:
-        figure: ending of its name, the function of `iqa_lib.study.figures` that draws the scores, its caption.
-    """
+    """Its variants, and what is claimed of them."""
 
     variants: Callable[[Profile], list[Variant]]
     claims: Callable[[Profile, Sequence[Variant]], list[Claim]] | None = None
-    caption: str = ""
-    figure: tuple[str, str, str] | None = None
 
 
 EXPERIMENTS = {
-    "training": Experiment(training),
+    "training": Experiment(lambda settings: [Variant("the profile's run", seeds=(settings.seed,))]),
     "main": Experiment(main),
-    "ablation": Experiment(
-        ablation, steps, "Ablation: each row adds a part", ("bars", "bars_of_variants", "Ablation; a dash is one seed")
-    ),
-    "fixed_regressor": Experiment(fixed_regressor, of_baseline, "A fixed regressor in place of the hyper-network"),
-    "model_sizes": Experiment(
-        model_sizes, steps, "Model sizes", ("curve", "sizes_curve", "SRCC against the number of parameters")
-    ),
-    "learning_rate": Experiment(
-        learning_rate,
-        of_baseline,
-        "Learning rates, all multiplied by one factor",
-        ("curve", "learning_rate_curve", "SRCC against the learning rate"),
-    ),
-    "loss": Experiment(
-        loss,
-        of_baseline,
-        "Losses; the paper's “SRCC loss” is 1 − PLCC of the batch",
-        ("bars", "bars_of_variants", "Losses; a dash is one seed"),
-    ),
-    "augmentation": Experiment(
-        augmentation,
-        of_augmentation,
-        "Augmentation and resolution",
-        ("bars", "bars_of_variants", "Augmentation and resolution; a dash is one seed"),
-    ),
-    "protocol": Experiment(protocol),
+    "ablation": Experiment(ablation, steps),
+    "fixed_regressor": Experiment(fixed_regressor, of_baseline),
+    "model_sizes": Experiment(model_sizes, steps),
+    "learning_rate": Experiment(learning_rate, of_baseline),
+    "loss": Experiment(loss, of_baseline),
+    "augmentation": Experiment(augmentation, of_baseline),
+    "protocol": Experiment(lambda settings: [Variant("as the profile", {"watch_test": True})]),
     "cross_dataset": Experiment(main),
 }
 
@@ -336,35 +290,31 @@ def seeds_of(settings: Profile, variant: Variant) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*settings.seeds, *more)))
 
 
-class Images:
-    """The images of a study's variants, loaded once for all that ask for the same."""
+def wanted_runs(settings: Profile, variants: Iterable[Variant]) -> Iterator[tuple[Variant, Run, ImageSet]]:
+    """The runs of these variants, one per seed, trained or not (`Run.complete`), each with its images.
 
-    def __init__(self):
-        self._sets: dict[DataSettings, ImageSet] = {}
-
-    def of(self, settings: DataSettings) -> ImageSet:
-        if settings.data not in self._sets:
-            self._sets[settings.data] = load_images(settings)
-        return self._sets[settings.data]
+    The images are loaded once for all that ask for the same.
+    """
+    images_of = functools.cache(load_images)
+    for variant in variants:
+        for seed in seeds_of(settings, variant):
+            wanted = settings_of(settings, variant, seed)
+            images = images_of(wanted.data)
+            yield variant, Run(wanted, images.fingerprint), images
 
 
 def train_all(settings: Profile, variants: Sequence[Variant], train_missing: bool = True) -> Runs:
-    """The runs of these variants, one per seed: read from the store, or trained where they are missing.
+    """The runs of these variants by label: read from the store, or trained where they are missing.
 
     Args:
         train_missing: False: leave out what is not in the store.
     """
     from iqa_lib.training.train import train
 
-    images = Images()
     found: dict[str, list[Run]] = {}
-    for variant in variants:
-        for seed in seeds_of(settings, variant):
-            wanted = settings_of(settings, variant, seed)
-            data = images.of(wanted)
-            run = Run(wanted, data.fingerprint)
-            if run.complete or train_missing:
-                found.setdefault(variant.label, []).append(train(wanted, data))
+    for variant, run, images in wanted_runs(settings, variants):
+        if run.complete or train_missing:
+            found.setdefault(variant.label, []).append(train(run.settings, images))
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -20,6 +21,7 @@ from iqa_lib.profile import Profile
 from iqa_lib.training.runs import StoredRun
 
 AnyRun = TypeVar("AnyRun", bound=StoredRun)
+Exhibit = Figure | plt.Axes | pd.DataFrame
 
 
 def about_numbers(settings: Profile) -> str:
@@ -36,6 +38,31 @@ def about_numbers(settings: Profile) -> str:
     return "; ".join(parts)
 
 
+# Of exhibits that a notebook and `exhibits` both show; a name in _verdicts has that of its scores.
+CAPTIONS = {
+    "training_curves": "Training of {backbone}",
+    "training_log": "Epochs of this run, beside the paper's log of SMART-Base on KonIQ-10k",
+    "hyper_parameters": "Settings of this profile, beside those of the reference code",
+    "sota_table": "Measured here and cited from the paper's Table I; PLCC without a mapping",
+    "sota": "The methods compared",
+    "ablation": "Ablation: each row adds a part",
+    "ablation_bars": "Ablation; a dash is one seed",
+    "fixed_regressor": "A fixed regressor in place of the hyper-network",
+    "model_sizes": "Model sizes",
+    "model_sizes_curve": "SRCC against the number of parameters",
+    "learning_rate": "Learning rates, all multiplied by one factor",
+    "learning_rate_curve": "SRCC against the learning rate",
+    "loss": "Losses; the paper's “SRCC loss” is 1 − PLCC of the batch",
+    "loss_bars": "Losses; a dash is one seed",
+    "augmentation": "Augmentation and resolution",
+    "augmentation_bars": "Augmentation and resolution; a dash is one seed",
+    "protocols": "The same weights under each way of reporting; change against the honest one on the same n images, its "
+    "mean, lowest and highest over seeds",
+    "cross_dataset": "Trained on {dataset}, tested there and elsewhere",
+    "cross_dataset_heatmap": "SRCC on every dataset",
+}
+
+
 class Page:
     """One notebook's figures, tables, runs and result, and the files that the runner and the report read.
 
@@ -50,17 +77,16 @@ class Page:
         self.saved: dict[str, list[dict[str, Any]]] = {"figures": [], "tables": [], "runs": []}
 
     def save(
-        self, exhibit: Figure | plt.Axes | pd.DataFrame, name: str, caption: str, data: pd.DataFrame | None = None
+        self, exhibit: Exhibit, name: str, caption: str | None = None, data: pd.DataFrame | None = None
     ) -> Figure | pd.DataFrame:
         """Write a figure as ``figures/<profile>/NAME.pdf`` and ``.png``, a table as ``.csv`` and ``.tex``; returns it.
 
-        The caption ends with what the numbers are (`about`).
-
         Args:
+            caption: to which is added what the numbers are (`about`); None: that of ``CAPTIONS``.
             data: what a figure shows, for a ``.csv`` beside it.
         """
         target = self.settings.figures / f"{name}.csv"
-        caption = self._in_full(caption, exhibit)
+        caption = self._in_full(name, caption, exhibit)
         if isinstance(exhibit, pd.DataFrame):
             paths.write_atomically(target, to_csv(exhibit))
             paths.write_atomically(target.with_suffix(".tex"), to_latex(exhibit, name, caption))
@@ -77,16 +103,17 @@ class Page:
         self._note("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png"))})
         return figure
 
-    def show(self, exhibit: Figure | plt.Axes | pd.DataFrame, name: str, caption: str) -> None:
+    def show(self, exhibit: Exhibit, name: str, caption: str | None = None, data: pd.DataFrame | None = None) -> None:
         """`save` and display; a table without rows is left out."""
-        from IPython.display import display
-
         if isinstance(exhibit, pd.DataFrame) and exhibit.empty:
             return
-        saved = self.save(exhibit, name, caption)
-        display(styled(saved, self._in_full(caption, saved)) if isinstance(saved, pd.DataFrame) else saved)
+        saved = self.save(exhibit, name, caption, data)
+        display(styled(saved, self.saved["tables"][-1]["caption"]) if isinstance(saved, pd.DataFrame) else saved)
 
-    def _in_full(self, caption: str, exhibit: object) -> str:
+    def _in_full(self, name: str, caption: str | None, exhibit: object) -> str:
+        if caption is None:
+            of = name.removesuffix("_verdicts")
+            caption = CAPTIONS.get(of, of).format(**dict(self.settings)) + ": verdicts" * (of != name)
         columns = set(exhibit) if isinstance(exhibit, pd.DataFrame) else set()
         parts = [caption.rstrip(". ")]
         if "verdict" in columns:
@@ -96,9 +123,7 @@ class Page:
             )
         elif "interval over" in columns:
             parts.append("Intervals: 95 %, over what the column says, not over seeds")
-        if self.about not in caption:
-            parts.append(self.about)
-        return ". ".join(part for part in parts if part) + "."
+        return f"{'. '.join([*parts, self.about])}."
 
     def uses(self, run: AnyRun) -> AnyRun:
         """Note that this notebook reads the run: the runner redoes the notebook when the run is gone."""
@@ -107,9 +132,8 @@ class Page:
 
     def uses_all(self, runs: dict[str, list[AnyRun]]) -> dict[str, list[AnyRun]]:
         """As `uses`, of the runs of all variants."""
-        for of_variant in runs.values():
-            for run in of_variant:
-                self.uses(run)
+        for run in itertools.chain.from_iterable(runs.values()):
+            self.uses(run)
         return runs
 
     def finish(self, headline: str, **numbers: Any) -> Markdown:
@@ -123,7 +147,6 @@ class Page:
         self.saved[kind] = [e for e in self.saved[kind] if e["name"] != entry["name"]] + [entry]
 
 
-LIMITS = ("95 % low", "95 % high")
 BEST_IS_HIGH = ("SRCC", "PLCC", "KRCC")  # measured columns whose best value is set in bold
 
 
@@ -151,14 +174,18 @@ def to_latex(table: pd.DataFrame, name: str, caption: str) -> str:
 
     Needs ``\\usepackage{booktabs,graphicx}``; a table wider than the line is shrunk to it.
     """
-    cells = table.apply(_latex_cells)
+    cells, names = table.apply(_latex_cells), {column: str(column) for column in table}
     for column in (c for c in BEST_IS_HIGH if c in table and table[c].notna().any()):
         best = table[column] == table[column].max()
         cells.loc[best, column] = r"\textbf{" + cells.loc[best, column] + "}"
-    numeric = cells.columns.isin(table.select_dtypes("number").columns)
-    alignment = "".join("r" if is_number else "l" for is_number in numeric)
-    cells, alignment = _intervals_in_brackets(cells, alignment)
-    tabular = cells.rename(columns=lambda c: str(c).translate(LATEX)).style.hide(axis="index")
+    if {"95 % low", "95 % high"} <= set(table):  # they go behind the number on their left, whose limits they are
+        value = list(table)[table.columns.get_loc("95 % low") - 1]
+        low, high = cells.pop("95 % low"), cells.pop("95 % high")
+        cells[value] += (" [" + low + ", " + high + "]").where(low != "--", "")
+        names[value] += " [95 %]"
+    numeric = table.select_dtypes("number").columns
+    alignment = "".join("r" if column in numeric else "l" for column in cells)
+    tabular = cells.rename(columns=lambda column: names[column].translate(LATEX)).style.hide(axis="index")
     body = tabular.to_latex(hrules=True, column_format=alignment).rstrip()
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{caption.translate(LATEX)}}}\n\\label{{tab:{name}}}\n"
@@ -168,17 +195,5 @@ def to_latex(table: pd.DataFrame, name: str, caption: str) -> str:
 
 
 def _latex_cells(column: pd.Series) -> pd.Series:
-    if pd.api.types.is_float_dtype(column):
-        return column.map(lambda value: "--" if pd.isna(value) else f"{value:.4f}")
-    return column.map(lambda value: "--" if pd.isna(value) else str(value).translate(LATEX))
-
-
-def _intervals_in_brackets(cells: pd.DataFrame, alignment: str) -> tuple[pd.DataFrame, str]:
-    """The limits of a 95 % interval behind the number that they belong to, the column on their left."""
-    names = list(cells)
-    if LIMITS[0] not in names or names[(low := names.index(LIMITS[0])) + 1] != LIMITS[1]:
-        return cells, alignment
-    value, known = names[low - 1], cells[LIMITS[0]] != "--"
-    limits = " [" + cells[LIMITS[0]] + ", " + cells[LIMITS[1]] + "]"
-    merged = cells.assign(**{value: cells[value] + limits.where(known, "")}).drop(columns=list(LIMITS))
-    return merged.rename(columns={value: f"{value} [95 %]"}), alignment[:low] + alignment[low + 2 :]
+    written = "{:.4f}".format if pd.api.types.is_float_dtype(column) else lambda value: str(value).translate(LATEX)
+    return column.map(lambda value: "--" if pd.isna(value) else written(value))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from iqa_lib.data import catalog
+from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import DataError
-from iqa_lib.profile import Profile
+from iqa_lib.profile import DataSettings, Profile
 from iqa_lib.study import experiments
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import build_model
@@ -36,13 +37,13 @@ def plan(settings: Profile, names: list[str], only: list[str] | None = None) -> 
 
     Runs that an earlier row lists already cost nothing. Without the dataset the published number of images counts.
     """
-    images, seen, lines = experiments.Images(), set(), []
+    images_of, seen, lines = functools.cache(load_images), set(), []
     for name in names:
         for variant in experiments.variants(settings, name, only):
-            cost = _cost(experiments.settings_of(settings, variant, 0), images)
+            parameters, hours, fingerprint = _cost(experiments.settings_of(settings, variant, 0), images_of)
             changes = ", ".join(f"{k}={v}" for k, v in variant.changes.items()) or "the profile as it is"
             for seed in experiments.seeds_of(settings, variant):
-                run = Run(experiments.settings_of(settings, variant, seed), cost.fingerprint)
+                run = Run(experiments.settings_of(settings, variant, seed), fingerprint)
                 state = "done" if run.complete else "shared" if run.folder in seen else "missing"
                 seen.add(run.folder)
                 lines.append(
@@ -51,40 +52,32 @@ def plan(settings: Profile, names: list[str], only: list[str] | None = None) -> 
                         "run": variant.label,
                         "seed": seed,
                         "changes": changes,
-                        "parameters (M)": round(cost.parameters / 1e6, 2),
-                        "GPU hours (estimate)": 0.0 if state != "missing" else round(cost.hours, 2),
+                        "parameters (M)": round(parameters / 1e6, 2),
+                        "GPU hours (estimate)": 0.0 if state != "missing" else round(hours, 2),
                         "state": state,
                     }
                 )
     return pd.DataFrame(lines)
 
 
-class Cost(NamedTuple):
-    parameters: int
-    hours: float
-    fingerprint: str  # of the data; empty where it is absent
-
-
-def _cost(wanted: Profile, images: experiments.Images) -> Cost:
-    """What one run costs; its seed does not matter."""
+def _cost(wanted: Profile, images_of: Callable[[DataSettings], ImageSet]) -> tuple[int, float, str]:
+    """Of one run, whatever its seed: parameters, hours, and the data's fingerprint, empty where they are absent."""
     try:
-        data = images.of(wanted)
-        trained_on, fingerprint = len(data.rows("train")), data.fingerprint
+        images = images_of(wanted.data)
+        trained_on, fingerprint = len(images.rows("train")), images.fingerprint
     except DataError:
         published = catalog.describe(wanted.dataset, wanted.data_folder).images
         trained_on, fingerprint = round(0.7 * (published or 0)), ""
     parameters, flop = size_of(wanted)
     passes = 1 if wanted.freeze_backbone else FORWARD_AND_BACKWARD * wanted.epochs
-    hours = trained_on * wanted.train_crops * passes * flop / GPU_RATE / 3600
-    return Cost(parameters, hours, fingerprint)
+    return parameters, trained_on * wanted.train_crops * passes * flop / GPU_RATE / 3600, fingerprint
 
 
 def print_plan(settings: Profile, names: list[str], only: list[str] | None = None) -> None:
     table = plan(settings, names, only)
     print(table.to_string(index=False))
-    missing = table[table["state"] == "missing"]
+    runs = table["state"].value_counts().reindex(["missing", "shared", "done"], fill_value=0)
     print(
-        f"\n{len(missing)} runs are missing, {missing['GPU hours (estimate)'].sum():.1f} GPU hours at an assumed "
-        f"{GPU_RATE / 1e12:.0f} TFLOP/s; {(table['state'] == 'shared').sum()} shared with another, "
-        f"{(table['state'] == 'done').sum()} done."
+        f"\n{runs['missing']} runs are missing, {table['GPU hours (estimate)'].sum():.1f} GPU hours at an assumed "
+        f"{GPU_RATE / 1e12:.0f} TFLOP/s; {runs['shared']} shared with another, {runs['done']} done."
     )

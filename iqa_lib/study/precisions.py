@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,11 +11,11 @@ import pandas as pd
 from iqa_lib import metrics
 from iqa_lib.data.crops import grid_crops
 from iqa_lib.data.images import ImageSet
-from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
+from iqa_lib.models.export import OnnxScorer
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import Profile
 from iqa_lib.study import complexity
-from iqa_lib.study.complexity import FLOAT_ONNX, INT8_ONNX, Budget, emulated_first
+from iqa_lib.study.complexity import FLOAT_ONNX, INT8_ONNX, Budget, emulated_first, onnx_scorers
 from iqa_lib.training.evaluate import EVALUATION_BATCH, Crop, predict_crops
 from iqa_lib.training.runs import Run
 
@@ -41,18 +40,10 @@ def compare(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
     model, size = run.load_model(), settings.crop_size
     whole = run.settings.model_copy(update={"freeze_backbone": False})  # no cached features: all is computed
     engines = {p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")}
-    with tempfile.TemporaryDirectory() as folder:
-        plain = to_onnx(model, Path(folder) / "model.onnx", size, ONNX_BATCH)
-        engines[FLOAT_ONNX] = _by_onnx(OnnxScorer(plain), images, size)
-        int8 = to_int8(plain, Path(folder) / "8", _calibration(settings, images))
-        engines[INT8_ONNX] = _by_onnx(OnnxScorer(int8), images, size)
-
-    def measure(some: dict[str, Engine], budget: Budget, emulated: bool) -> dict[str, pd.DataFrame]:
-        if emulated:
-            return _scored(some, images, rows[:EMULATED_IMAGES], size, EVALUATION_BATCH, 0, budget)
-        return _scored(some, images, rows, size, PART, FEWEST_IMAGES, budget)
-
+    onnx = onnx_scorers(model, size, _calibration(settings, images), ONNX_BATCH)
+    engines |= {name: _by_onnx(scorer, images, size) for name, scorer in onnx.items()}
     seconds = settings.measuring_seconds * complexity.SHARES["precisions"]
+    measure = functools.partial(_scored, images, rows, size)
     scored = emulated_first(engines, lambda name: name == "bf16", measure, seconds, "precisions")
     return _precision_table(scored, images.scores(rows))
 
@@ -73,22 +64,19 @@ def _for_onnx(images: ImageSet, crops: list[Crop], size: int) -> Iterator[np.nda
 
 
 def _scored(
-    engines: dict[str, Engine],
-    images: ImageSet,
-    rows: np.ndarray,
-    size: int,
-    crops_at_once: int,
-    fewest: int,
-    budget: Budget,
+    images: ImageSet, rows: np.ndarray, size: int, engines: dict[str, Engine], budget: Budget, emulated: bool
 ) -> dict[str, pd.DataFrame]:
-    """Each engine's scores of the first ``rows``: all while the budget lasts, ``fewest`` in any case, one part at least.
+    """Each engine's scores of the first ``rows``, as many parts as the budget allows: ``FEWEST_IMAGES`` in any case.
 
-    A row an image: ``prediction``, ``crops``, and the ``seconds`` that they took.
+    Of emulated engines one part in any case, and ``EMULATED_IMAGES`` at most. A row an image: ``prediction``,
+    ``crops``, and the ``seconds`` that they took.
     """
+    rows = rows[:EMULATED_IMAGES] if emulated else rows
+    crops_at_once, fewest = (EVALUATION_BATCH, 1) if emulated else (PART, FEWEST_IMAGES)
     images_at_once = max(1, round(crops_at_once * len(rows) / len(grid_crops(images, rows, size))))
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in engines}
     done, last = 0, 0.0  # images; seconds of a part by all engines
-    while done < len(rows) and (done < max(fewest, 1) or budget.allows(last)):
+    while done < len(rows) and (done < fewest or budget.allows(last)):
         part = rows[done : done + images_at_once]
         crops, before = grid_crops(images, part, size), complexity.clock()
         for name, score in engines.items():

@@ -46,9 +46,15 @@ def published_methods(settings: Profile, images: ImageSet) -> tuple[dict[str, Pu
     scored, reasons = {}, {}
     for metric in settings.compare_methods:
         try:
-            scored[metric] = _scored(settings, metric, images)
+            run = PublishedMethod(settings, metric, images)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(run.folder / ".lock"):
+                if not run.complete:
+                    _score(run, images)
         except WeightsError as error:
             reasons[metric] = str(error)
+        else:
+            scored[metric] = run
     return scored, reasons
 
 
@@ -59,16 +65,7 @@ def _version() -> str:
         raise WeightsError("pyiqa is not installed: pip install -e '.[compare]' (non-commercial licence)") from None
 
 
-def _scored(settings: Profile, metric: str, images: ImageSet) -> PublishedMethod:
-    run = PublishedMethod(settings, metric, images)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run.folder / ".lock"):
-        if not run.complete:
-            _score(run, settings, images)
-    return run
-
-
-def _score(run: PublishedMethod, settings: Profile, images: ImageSet) -> None:
+def _score(run: PublishedMethod, images: ImageSet) -> None:
     device = machine.device()
     model = _load(run.metric, device)
     sign = -1 if model.lower_better else 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -76,24 +77,22 @@ class Difference:
     scatter: Scatter | None = None
     same_models: bool = False
 
+    @property
+    def units(self) -> tuple[int, str]:
+        """How many of what are resampled."""
+        return (self.images, "images") if self.groups is None else (self.groups, "references")
+
     def spreads(self) -> list[tuple[float, float]]:
         """Standard error and Satterthwaite's degrees of freedom, by each estimate of the variance over runs."""
-        units = (self.images if self.groups is None else self.groups) - 1
         found = []
         for of_runs, freedom in self.of_runs or [(0.0, 1)]:
             total = self.of_units + of_runs
-            parts = self.of_units**2 / units + of_runs**2 / freedom
+            parts = self.of_units**2 / (self.units[0] - 1) + of_runs**2 / freedom
             found.append((math.sqrt(total), total**2 / parts if total > ROUNDING**2 else 1.0))
         return found
 
-    @property
-    def undefined(self) -> bool:
-        return math.isnan(self.value) or math.isnan(self.of_units)
-
     def interval(self, family: int = 1) -> tuple[float, float]:
         """That holds the truth in 95 % of studies together with the other ``family`` − 1 intervals (Bonferroni)."""
-        if self.undefined:
-            return math.nan, math.nan
         reach = max(0 if e <= ROUNDING else e * _reach(df, family) for e, df in self.spreads())
         return self.value - reach, self.value + reach
 
@@ -105,25 +104,20 @@ class Difference:
     def high(self) -> float:
         return self.interval()[1]
 
-    def p_of(self, family: int) -> float:
+    def p(self, family: int = 1) -> float:
         """Two-sided, of no difference; times the number of claims judged together."""
-        if self.undefined:
+        if math.isnan(self.value + self.of_units):
             return math.nan
-        return min(1.0, family * max(_p(self.value, error, df) for error, df in self.spreads()))
-
-    @property
-    def p(self) -> float:
-        return self.p_of(1)
+        found = [
+            # Without an error, as between two models of one ranking, nothing is left to chance.
+            2 * stats.t.sf(abs(self.value) / e, df) if e > ROUNDING else abs(self.value) <= ROUNDING
+            for e, df in self.spreads()
+        ]
+        return min(1.0, family * float(max(found)))
 
     def detectable(self, family: int = 1) -> float:
         """The true difference that is found with 80 % power among so many claims, as far as this spread shows."""
-        if self.undefined:
-            return math.nan
         return max(e * _shift(df, family) if e > ROUNDING else math.nan for e, df in self.spreads())
-
-    @property
-    def smallest_detectable(self) -> float:
-        return self.detectable()
 
     @property
     def knows_runs(self) -> bool:
@@ -133,24 +127,20 @@ class Difference:
     @property
     def covers(self) -> str:
         """Which chances the interval allows for; one run of a method says nothing of its next run."""
-        units = "images" if self.groups is None else "references"
         rough = f"; rough, {self.groups} references" if (self.groups or math.inf) < FEW_REFERENCES else ""
         repeated = [name for name, runs in zip(("first", "second"), self.seeds, strict=True) if runs > 1]
-        if self.scatter is not None and len(repeated) < 2:
-            return f"{units} and runs (scatter of {self.scatter.of}'s {self.scatter.df + 1} runs){rough}"
-        if not repeated:
-            return f"{units} only ({'one model' if self.same_models else 'one run each'}){rough}"
-        runs = "runs" if len(repeated) == 2 else f"the {repeated[0]} method's runs"
-        return f"{units} and {runs}{rough}"
+        if len(repeated) == 2:
+            runs = "and runs"
+        elif self.scatter is not None:
+            runs = f"and runs (scatter of {self.scatter.of}'s {self.scatter.df + 1} runs)"
+        elif repeated:
+            runs = f"and the {repeated[0]} method's runs"
+        else:
+            runs = f"only ({'one model' if self.same_models else 'one run each'})"
+        return f"{self.units[1]} {runs}{rough}"
 
     def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p:.3f}"
-
-
-def _p(value: float, error: float, df: float) -> float:
-    if error <= ROUNDING:  # neither images nor runs change it, as between two models of one ranking
-        return float(abs(value) <= ROUNDING)
-    return float(2 * stats.t.sf(abs(value) / error, df))
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p = {self.p():.3f}"
 
 
 def _reach(df: float, family: int) -> float:
@@ -193,55 +183,52 @@ def compare(
         DataError: arrays of different numbers of images, or an image without a group.
     """
     a, b = np.atleast_2d(np.asarray(a_SN, float)), np.atleast_2d(np.asarray(b_SN, float))
-    score, runs = np.asarray(score_N, float), np.concatenate([a, b])
     value_S, resampled_SR, units = resampled_together(
-        statistic, runs, score, groups=groups, resamples=resamples, seed=seed
+        statistic, np.concatenate([a, b]), score_N, groups=groups, resamples=resamples, seed=seed
     )
-    scatter = None if same_models else scatter
-    sides = slice(len(a)), slice(len(a), None)
-    value = float(value_S[sides[0]].mean() - value_S[sides[1]].mean())
-    seen = {
-        "images": len(score),
-        "groups": None if groups is None else units,
-        "seeds": (len(a), len(b)),
-        "scatter": scatter,
-        "same_models": same_models,
-    }
+    values = np.split(value_S, [len(a)])
+    found = Difference(
+        value=float(values[0].mean() - values[1].mean()),
+        of_units=math.nan,
+        of_runs=(),
+        images=len(score_N),
+        groups=None if groups is None else units,
+        seeds=(len(a), len(b)),
+        scatter=None if same_models else scatter,
+        same_models=same_models,
+    )
     if resampled_SR is None:
-        return Difference(value, math.nan, (), **seen)
-    values, resampled = [value_S[s] for s in sides], [resampled_SR[s] for s in sides]
+        return found
+    resampled = np.split(resampled_SR, [len(a)])
     if same_models:
-        values = [values[0] - values[1], np.zeros(1)]
-        resampled = [resampled[0] - resampled[1], np.zeros((1, resamples))]
+        values, resampled = [values[0] - values[1]], [resampled[0] - resampled[1]]
     of_units, own = _variances(values, resampled, units)
     of_runs = [own] if own[1] else []
-    if scatter:
+    if found.scatter:
         # A method with one run has no spread of its own.
-        of_runs = of_runs if min(seen["seeds"]) > 1 else []
-        of_runs.append((scatter.sd**2 * sum(1 / runs for runs in seen["seeds"]), scatter.df))
-    return Difference(value, of_units, tuple(of_runs), **seen)
+        of_runs = of_runs if min(found.seeds) > 1 else []
+        of_runs.append((scatter.sd**2 * sum(1 / runs for runs in found.seeds), scatter.df))
+    return replace(found, of_units=of_units, of_runs=tuple(of_runs))
 
 
 def _variances(values: list, resampled: list, units: int) -> tuple[float, tuple[float, int]]:
     """The difference's variance over images, and over runs with its degrees of freedom, 0 where runs are single.
 
-    The spread of runs on one test set holds two things: runs that are truly better or worse, and luck of a run
-    with these very images. Resampling the images shows that luck again; to count it once, what a method's runs
-    differ by from resample to resample is taken out of the images' part.
+    Of two methods' runs, or of one set of differences. The spread of runs on one test set holds two things: runs that
+    are truly better or worse, and luck of a run with these very images. Resampling the images shows that luck again; to
+    count it once, what a method's runs differ by from resample to resample is taken out of the images' part.
     """
     # A bootstrap variance is that of n units around their own mean: (n − 1)/n too small.
     correction = units / (units - 1)
-    first, second = resampled
-    of_units = np.var(first.mean(axis=0) - second.mean(axis=0), ddof=1) * correction
+    of_units = np.var(reduce(np.subtract, [each.mean(axis=0) for each in resampled]), ddof=1) * correction
     of_runs, freedom = 0.0, 0
     for value_S, resampled_SR in zip(values, resampled, strict=True):
         runs = len(value_S)
-        if runs < 2:
-            continue
-        luck_SR = resampled_SR - resampled_SR.mean(axis=1, keepdims=True)
-        of_units -= luck_SR.var(axis=0, ddof=1).mean() * correction / runs
-        of_runs += float(value_S.var(ddof=1) / runs)
-        freedom += runs - 1
+        if runs > 1:
+            luck_SR = resampled_SR - resampled_SR.mean(axis=1, keepdims=True)
+            of_units -= luck_SR.var(axis=0, ddof=1).mean() * correction / runs
+            of_runs += float(value_S.var(ddof=1) / runs)
+            freedom += runs - 1
     return float(np.maximum(of_units, 0)), (of_runs, freedom)
 
 
@@ -276,16 +263,18 @@ def verdict(difference: Difference, size: float | None, family: int = 1, of_inte
 def would_decide(difference: Difference, size: float | None, family: int = 1, of_interest: float = OF_INTEREST) -> str:
     """How many runs or images would find the claimed size, or the smallest of interest, with 80 % power.
 
-    As far as the measured spread shows; normal quantiles, for with so many runs Student's are near them.
+    As far as the measured spread shows; normal quantiles, for with so many runs Student's are near them. Empty where
+    nothing can be said.
     """
+    if math.isnan(difference.value):
+        return ""
     if not difference.knows_runs:
         return "3 runs each"
     target = max(abs(size or 0.0), of_interest)
     wanted = (target / (stats.norm.ppf(1 - ALPHA / 2 / family) + stats.norm.ppf(POWER))) ** 2
     of_units, runs = difference.of_units, max(difference.seeds)
     of_runs = max((variance for variance, _ in difference.of_runs), default=0.0)
-    units = difference.images if difference.groups is None else difference.groups
-    what = "images" if difference.groups is None else "references"
+    units, what = difference.units
     if not target or not np.isfinite(of_units + of_runs):
         return ""
     ways = []
@@ -310,7 +299,6 @@ def verdict_table(
     lines = []
     for sentence, size, d in claims:
         found = verdict(d, size, family, of_interest)
-        open_still = found == UNTOLD and math.isfinite(d.value)
         low, high = d.interval(family)
         lines.append(
             {
@@ -319,11 +307,11 @@ def verdict_table(
                 measured: d.value,
                 "95 % low": low,
                 "95 % high": high,
-                "p (adjusted)": d.p_of(family),
+                "p (adjusted)": d.p(family),
                 "smallest detectable": d.detectable(family),
                 "interval covers": d.covers,
                 "verdict": found,
-                "would decide it": would_decide(d, size, family, of_interest) if open_still else "",
+                "would decide it": would_decide(d, size, family, of_interest) if found == UNTOLD else "",
             }
         )
     return pd.DataFrame(lines).round(4)
@@ -351,10 +339,10 @@ def compare_scores(
     for label, of_variant in runs.items():
         predicted_SN, test = predictions(of_variant, elsewhere)
         score = test["score"].to_numpy()
-        srcc_S = np.atleast_1d(metrics.srcc(predicted_SN, score))
+        srcc_S = metrics.srcc(predicted_SN, score)
         interval = metrics.bootstrap(
-            lambda *samples: np.mean([metrics.srcc(p, samples[-1]) for p in samples[:-1]], axis=0),
-            *predicted_SN,
+            lambda predicted, score: np.mean(metrics.srcc(predicted, score), axis=0),
+            predicted_SN,
             score,
             groups=metrics.groups_of(test["reference"]),
             resamples=settings.bootstrap_samples,
@@ -392,52 +380,45 @@ def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFram
     for that of a variant with one run.
     """
     claims = [claim for claim in claims if claim.first in runs and claim.second in runs]
-    scatters = {where: _scatter(runs, where) for where in {claim.elsewhere for claim in claims}}
-    found = []
+    places = {claim.elsewhere for claim in claims}
+    tested = {where: {label: predictions(found, where) for label, found in runs.items()} for where in places}
+    scatters = {
+        where: Scatter.pooled(
+            {label: metrics.srcc(predicted_SN, test["score"]) for label, (predicted_SN, test) in of.items()}
+        )
+        for where, of in tested.items()
+    }
+    compared = []
     for claim in claims:
-        first_SN, test = predictions(runs[claim.first], claim.elsewhere)
-        second_SN, _ = predictions(runs[claim.second], claim.elsewhere)
+        (first_SN, test), (second_SN, _) = (tested[claim.elsewhere][label] for label in (claim.first, claim.second))
         difference = compare(
             first_SN,
             second_SN,
-            test["score"].to_numpy(),
+            test["score"],
             groups=metrics.groups_of(test["reference"]),
             resamples=settings.bootstrap_samples,
             scatter=scatters[claim.elsewhere],
         )
-        found.append((claim.text, claim.size, difference))
-    return verdict_table(found, of_interest=settings.of_interest) if found else pd.DataFrame()
-
-
-def _scatter(runs: Runs, elsewhere: Elsewhere | None) -> Scatter | None:
-    """Of the SRCC on the claim's test set, over all variants that have several runs."""
-    found = {}
-    for label, of_variant in runs.items():
-        predicted_SN, test = predictions(of_variant, elsewhere)
-        found[label] = np.atleast_1d(metrics.srcc(predicted_SN, test["score"].to_numpy()))
-    return Scatter.pooled(found)
+        compared.append((claim.text, claim.size, difference))
+    return verdict_table(compared, of_interest=settings.of_interest) if compared else pd.DataFrame()
 
 
 def conclude(verdicts: pd.DataFrame) -> str:
     """The verdicts in sentences, the decided ones with their numbers."""
-    if verdicts.empty:
-        return "No claim to judge."
     sentences = []
-    for kind in VERDICTS:
+    for kind in VERDICTS if len(verdicts) else ():
         rows = verdicts[verdicts["verdict"] == kind]
         if len(rows) and kind == UNTOLD:
             sentences.append(f"Cannot be told from these runs: {'; '.join(rows['claim'])}.")
         elif len(rows):
-            numbers = [
-                f"{row['claim']} ({row.filter(like='measured').iloc[0]:+.3f}, "
-                f"{row['95 % low']:+.3f} to {row['95 % high']:+.3f})"
-                for _, row in rows.iterrows()
-            ]
+            measured = rows.filter(like="measured").iloc[:, 0]
+            limits = zip(rows["claim"], measured, rows["95 % low"], rows["95 % high"], strict=True)
+            numbers = [f"{claim} ({value:+.3f}, {low:+.3f} to {high:+.3f})" for claim, value, low, high in limits]
             sentences.append(f"{kind[0].upper()}{kind[1:]}: {'; '.join(numbers)}.")
-    return " ".join(sentences)
+    return " ".join(sentences) or "No claim to judge."
 
 
-def count_verdicts(*tables: pd.DataFrame) -> str:
+def count_verdicts(verdicts: pd.DataFrame) -> str:
     """How many claims hold, do not, or cannot be told."""
-    counts = pd.concat([t["verdict"] for t in tables if "verdict" in t] or [pd.Series(dtype=str)]).value_counts()
+    counts = verdicts["verdict"].value_counts() if len(verdicts) else {}
     return ", ".join(f"{counts[kind]} × {kind}" for kind in VERDICTS if kind in counts) or "no claim to judge"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from iqa_lib import metrics
 from iqa_lib.data.catalog import crossing, describe
@@ -23,18 +24,18 @@ def datasets(sets: dict[str, ImageSet]) -> pd.DataFrame:
         sizes = np.array(read_sizes(images.table["path"].tolist()))
         for split, part in images.table.groupby("split", sort=False):
             height, width = sizes[part.index].T
-            noise = part.get("std", pd.Series(dtype=float))
+            score = part["score"].agg(["mean", "std", "min", "max"]).round(1)
             lines.append(
                 {
                     "dataset": name,
                     "split": split,
                     "images": len(part),
                     "references": part["reference"].nunique(),
-                    "mean score": part["score"].mean().round(1),
-                    "SD": part["score"].std().round(1),
-                    "lowest": part["score"].min().round(1),
-                    "highest": part["score"].max().round(1),
-                    "median SD of ratings": round(noise.median(), 1) if len(noise) else None,
+                    "mean score": score["mean"],
+                    "SD": score["std"],
+                    "lowest": score["min"],
+                    "highest": score["max"],
+                    "median SD of ratings": round(part["std"].median(), 1) if "std" in part else None,
                     "median width × height": f"{np.median(width):.0f} × {np.median(height):.0f}",
                     "smallest and largest side": f"{sizes[part.index].min()}–{sizes[part.index].max()}",
                 }
@@ -76,7 +77,7 @@ def epochs_beside_paper(run: Run) -> pd.DataFrame:
 
 def hyper_parameters(settings: Profile) -> pd.DataFrame:
     """The profile's settings beside those of the reference code."""
-    table = paper("hyper_parameters").astype(object).where(lambda t: t.notna(), "–")
+    table = paper("hyper_parameters").astype(object).fillna("–")
     ours = {
         "schedule": f"warm-up {settings.warmup:.0%}, cosine to {settings.final_learning_rate:g} of the start",
         "epoch chosen on": "validation split",
@@ -87,10 +88,7 @@ def hyper_parameters(settings: Profile) -> pd.DataFrame:
         ours |= table.set_index("setting").iloc[:, 1].loc[["schedule", "epoch chosen on", "crops at test"]]
     if settings.freeze_backbone:
         ours["learning rate, backbone"] = "frozen"
-    mine = [
-        ours[row.setting] if row.setting in ours else _written(getattr(settings, row.key))
-        for row in table[["setting", "key"]].itertuples()
-    ]
+    mine = [ours.get(row.setting) or _written(getattr(settings, row.key)) for row in table.itertuples()]
     table.insert(1, f"profile {settings.profile}", mine)
     return table.drop(columns="key").astype(str)
 
@@ -107,36 +105,26 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
     Where votes are published, how many raters' mean agrees with the others as well as the model does.
     """
     test, rows = run.test, images.rows("test")
-    baseline = metrics.bootstrap(
-        lambda x, y: abs(metrics.srcc(x, y)),
-        laplacian_variance(images, rows),
-        images.scores(rows),
-        groups=metrics.groups_of(test["reference"]),
-        resamples=resamples,
-    )
     measured = run.measure(resamples)
-    lines = [{"model": "trained", "metric": name, **interval._asdict()} for name, interval in measured.items()]
+
+    def interval(statistic: metrics.Statistic, predicted: ArrayLike, part: pd.DataFrame) -> metrics.Interval:
+        groups = metrics.groups_of(part["reference"])
+        return metrics.bootstrap(statistic, predicted, part["score"], groups=groups, resamples=resamples)
+
+    lines = [("trained", name, *found) for name, found in measured.items()]
+    untrained = interval(lambda x, y: abs(metrics.srcc(x, y)), laplacian_variance(images, rows), test)
+    lines.append(("variance of the Laplacian (no training)", "SRCC", *untrained))
     if set(VOTES) <= set(test):
         raters = [metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
-        lines.insert(1, {"model": "trained", "metric": "raters whose mean agrees as well"} | dict(zip(
-            ("value", "low", "high"), raters, strict=True)))  # fmt: skip
-    lines.append({"model": "variance of the Laplacian (no training)", "metric": "SRCC", **baseline._asdict()})
+        lines.insert(1, ("trained", "raters whose mean agrees as well", *raters))
     apart = ~crossing(images.table).to_numpy()[rows]
     if not apart.all():
-        kept = test[apart]
-        clean = metrics.bootstrap(
-            metrics.srcc,
-            kept["prediction"],
-            kept["score"],
-            groups=metrics.groups_of(kept["reference"]),
-            resamples=resamples,
-        )
         what = f"SRCC without the {(~apart).sum()} test images that have a near-copy in training"
-        lines.insert(1, {"model": "trained", "metric": what, **clean._asdict()})
-    if not any("logistic" in line["metric"] for line in lines):
-        lines.append({"model": "trained", "metric": "after the logistic: validation determines no rising curve"})
-    table = pd.DataFrame(lines).round(4).assign(over=statistics.units_of(test))
-    return table.rename(columns={"low": "95 % low", "high": "95 % high", "over": "interval over"})
+        lines.insert(1, ("trained", what, *interval(metrics.srcc, test.loc[apart, "prediction"], test[apart])))
+    if not any("logistic" in name for name in measured):
+        lines.append(("trained", "after the logistic: validation determines no rising curve", *[np.nan] * 3))
+    table = pd.DataFrame(lines, columns=["model", "metric", "value", "95 % low", "95 % high"])
+    return table.round(4).assign(**{"interval over": statistics.units_of(test)})
 
 
 def beside_cited(table: pd.DataFrame, pyiqas: dict[str, StoredRun], reasons: dict[str, str]) -> pd.DataFrame:
@@ -146,29 +134,31 @@ def beside_cited(table: pd.DataFrame, pyiqas: dict[str, StoredRun], reasons: dic
         table: `statistics.compare_scores` of our runs and pyiqa's.
         reasons: why methods of pyiqa could not be scored (`published.published_methods`).
     """
-    cited = paper("sota_koniq10k").drop(columns="family")
-    rows = {_plain(method): method for method in cited["method"]}
-    named = {"SMART-IQA": "SMART-Base", "HyperIQA": "HyperIQA"} | {m: rows.get(_plain(m)) for m in pyiqas}
+    cited = _cited()
+    rows = {method: _plain(method) for method in table["variant"]} | {"SMART-IQA": "smartbase"}
     table = table.drop(columns="parameters (M)").rename(columns={"variant": "method"})
-    numbers = cited.set_index("method")
-    for column, title in {"srcc": "paper: SRCC", "plcc": "paper: PLCC"}.items():
-        table[title] = table["method"].map(named).map(numbers[column])
+    for column in ("paper: SRCC", "paper: PLCC"):
+        table[column] = table["method"].map(rows).map(cited[column])
     table["remark"] = ["measured here" + ", pyiqa's weights" * (m in pyiqas) for m in table["method"]]
     failed = pd.DataFrame({"method": reasons.keys(), "remark": reasons.values()})
-    cited = cited[~cited["method"].isin([row for row in named.values() if row])]
-    cited = cited.rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"})
-    cited["remark"] = "cited from the paper (KonIQ-10k), not measured"
-    whole = pd.concat([table, failed, cited], ignore_index=True)
+    others = cited.drop(index=list(rows.values()), errors="ignore")
+    others = others.assign(remark="cited from the paper (KonIQ-10k), not measured")
+    whole = pd.concat([table, failed, others], ignore_index=True)
     return whole.astype({"seeds": "Int64", "n": "Int64"})
 
 
 def claims_of_methods(variants: list[Variant], pyiqas: dict[str, StoredRun]) -> list[experiments.Claim]:
     """SMART-IQA beats HyperIQA and each of pyiqa's methods, by what the paper's Table I says where it has them."""
     hyper_iqa, smart = variants
-    numbers = paper("sota_koniq10k").set_index("method")["srcc"]
-    rows = {_plain(method): srcc for method, srcc in numbers.items()}
-    others = [Variant(m, published={"SRCC": rows[_plain(m)]} if _plain(m) in rows else {}) for m in pyiqas]
+    srcc = _cited()["paper: SRCC"]
+    others = [Variant(m, published={"SRCC": srcc[_plain(m)]} if _plain(m) in srcc else {}) for m in pyiqas]
     return [experiments.beats(smart, other) for other in (hyper_iqa, *others)]
+
+
+def _cited() -> pd.DataFrame:
+    """The paper's Table I; a row's label is the method's name in plain letters."""
+    cited = paper("sota_koniq10k").drop(columns="family").rename(columns={"srcc": "paper: SRCC", "plcc": "paper: PLCC"})
+    return cited.set_index(cited["method"].map(_plain))
 
 
 def _plain(method: str) -> str:
@@ -182,15 +172,11 @@ def elsewhere(settings: Profile) -> list[Elsewhere]:
 
 def cross_dataset(settings: Profile, runs: Runs, others: list[Elsewhere]) -> pd.DataFrame:
     """`statistics.compare_scores` at home and on every other dataset, the paper's SRCC beside."""
-    published = paper("cross_dataset").set_index("dataset")
-    columns = {"HyperIQA": "hyperiqa_srcc", "SMART-IQA": "smart_srcc"}
     lines = []
-    for name, on in [(settings.dataset, None), *((e.name, e) for e in others)]:
-        known = describe(name, settings.data_folder)
-        row = published.loc[known.title] if known.title in published.index else None
+    for name, on, srcc in experiments.everywhere(settings, others):
         table = statistics.compare_scores(settings, runs, elsewhere=on)
-        table["paper: SRCC"] = [np.nan if row is None else row[columns[v]] for v in table["variant"]]
-        lines.append(table.assign(dataset=name, scores=known.scores))
+        scores = describe(name, settings.data_folder).scores
+        lines.append(table.assign(**{"paper: SRCC": table["variant"].map(srcc)}, dataset=name, scores=scores))
     return pd.concat(lines, ignore_index=True)
 
 
@@ -214,26 +200,25 @@ def _ways_of_reporting(settings: Profile, run: Run, images: ImageSet, draws: int
     with the grid on the same images. What other draws would have given is estimated by halves of these 20: the mean of
     10 of 20 lies as far from the mean of all as that lies from the mean of infinitely many.
     """
-    test, epochs = run.test, run.epochs
+    test = run.test
     number = min(settings.random_crop_images or len(test), len(test))
     rng = np.random.default_rng(settings.seed)
     few = np.sort(rng.permutation(len(test))[:number])
     scored_NP = score_random_crops(run, images, images.rows("test")[few])
     score = test["score"].to_numpy()[few]
     drawn = metrics.srcc(scored_NP.mean(1), score)
-    halves = [
-        metrics.srcc(rng.permuted(scored_NP, axis=1)[:, : scored_NP.shape[1] // 2].mean(1), score) for _ in range(draws)
-    ]
+    half = scored_NP.shape[1] // 2
+    halves = [metrics.srcc(rng.permuted(scored_NP, axis=1)[:, :half].mean(1), score) for _ in range(draws)]
     luck = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
-    everywhere, here = run.srcc, metrics.srcc(test["prediction"].to_numpy()[few], score)
-    reported = {
-        "epoch chosen on validation, grid of crops (honest)": (len(test), everywhere, everywhere),
-        "epoch chosen on the test set": (len(test), epochs["test_srcc"].max(), everywhere),
-        "20 random crops": (number, drawn, here),
-        "20 random crops, best of 20 draws": (number, drawn + luck, here),
-    }
-    table = pd.DataFrame(reported.values(), columns=["n", "SRCC", "honest"])
-    table.insert(0, "what is reported", list(reported))
+    everywhere = metrics.srcc(test["prediction"], test["score"])
+    here = metrics.srcc(test["prediction"].to_numpy()[few], score)
+    reported = [
+        ("epoch chosen on validation, grid of crops (honest)", len(test), everywhere, everywhere),
+        ("epoch chosen on the test set", len(test), run.epochs["test_srcc"].max(), everywhere),
+        ("20 random crops", number, drawn, here),
+        ("20 random crops, best of 20 draws", number, drawn + luck, here),
+    ]
+    table = pd.DataFrame(reported, columns=["what is reported", "n", "SRCC", "honest"])
     return table.assign(change=table["SRCC"] - table["honest"])
 
 

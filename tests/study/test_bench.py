@@ -144,9 +144,8 @@ class Counted:
         self.crops, self.clock = Counter(), fake_clock
         monkeypatch.setattr(precisions, "_by_torch", lambda settings, *_: self.engine(settings.precision))
         monkeypatch.setattr(precisions, "_by_onnx", lambda scorer, *_: self.engine(scorer))
-        monkeypatch.setattr(precisions, "OnnxScorer", lambda file: file)
-        monkeypatch.setattr(precisions, "to_onnx", lambda *_: "float32, ONNX Runtime")
-        monkeypatch.setattr(precisions, "to_int8", lambda *_: "INT8, ONNX Runtime")
+        names = ("float32, ONNX Runtime", "INT8, ONNX Runtime")
+        monkeypatch.setattr(precisions, "onnx_scorers", lambda *_: {name: name for name in names})
         monkeypatch.setattr(precisions, "_calibration", lambda *_: [])
 
     def engine(self, name):

@@ -95,20 +95,26 @@ def test_a_plan_for_the_paper_needs_neither_data_nor_weights(home):
     assert (table["GPU hours (estimate)"] > 0).all()
 
 
+def images_of(*changes):
+    """Of runs with each of these changes to the profile."""
+    variants = [Variant(str(change), change, seeds=(0,)) for change in changes]
+    return [images for _, _, images in experiments.wanted_runs(small(), variants)]
+
+
 def test_images_are_decoded_once_for_each_working_size(home):
-    images = experiments.Images()
-    assert images.of(small()) is images.of(small().model_copy(update={"loss": "l2", "seed": 3}))
-    assert images.of(small()) is not images.of(small().model_copy(update={"resolution": 96}))
+    of_profile, same, smaller = images_of({}, {"loss": "l2"}, {"resolution": 96})
+    assert of_profile is same
+    assert of_profile is not smaller
 
 
 @pytest.mark.parametrize(
     "change", [{"dataset": "offline-lab-tiny"}, {"score_range": (100, 0)}, {"split_seed": 3}], ids=str
 )
 def test_a_variant_of_other_images_never_gets_those_of_the_profile(home, change):
-    images, settings = experiments.Images(), small().model_copy(update=change)
-    assert images.of(small()) is not images.of(settings)
+    of_profile, others = images_of({}, change)
+    assert of_profile is not others
     if "dataset" in change:
-        assert len(images.of(settings)) != len(images.of(small()))
+        assert len(others) != len(of_profile)
 
 
 def test_rebuilding_trains_nothing_and_names_what_is_missing(home, monkeypatch):

@@ -27,16 +27,16 @@ from iqa_lib.study.statistics import (
 def test_a_large_planted_difference_is_found_and_none_where_none_is():
     score, (good, twin, poor) = study(np.random.default_rng(0), [0.9, 0.9, 0.8], [3, 3, 3], images=400)
     found, none = compare(good, poor, score, groups=None), compare(good, twin, score, groups=None)
-    assert found.low < 0.1 < found.high and found.p < 0.001
-    assert none.low < 0 < none.high and none.p > 0.05
-    assert found.smallest_detectable < 0.1
+    assert found.low < 0.1 < found.high and found.p() < 0.001
+    assert none.low < 0 < none.high and none.p() > 0.05
+    assert found.detectable() < 0.1
 
 
 def test_a_difference_turns_its_sign_with_its_sides():
     score, (a, b) = study(np.random.default_rng(0), [0.9, 0.8], [3, 2])
     one, other = compare(a, b, score, groups=None), compare(b, a, score, groups=None)
     np.testing.assert_allclose([one.value, one.low, one.high], [-other.value, -other.high, -other.low])
-    assert one.p == pytest.approx(other.p)
+    assert one.p() == pytest.approx(other.p())
 
 
 def test_a_difference_says_what_its_interval_covers():
@@ -56,13 +56,13 @@ def test_runs_that_scatter_widen_the_interval():
     a = np.stack([a[0], a[1], a[2] + np.random.default_rng(1).normal(0, 0.6, size=400)])
     scattered = compare(a, b, score, groups=None)
     assert scattered.high - scattered.low > 1.5 * (steady.high - steady.low)
-    assert scattered.smallest_detectable > 1.5 * steady.smallest_detectable
+    assert scattered.detectable() > 1.5 * steady.detectable()
 
 
 def test_the_same_ranking_twice_differs_by_nothing():
     score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [1, 1])
     same = compare(a, np.exp(a), score, groups=None, same_models=True)
-    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert (same.value, same.low, same.high, same.p()) == (0, 0, 0, 1)
     assert verdict(same, 0.01) == HOLDS_NOT
 
 
@@ -70,7 +70,7 @@ def test_the_same_ranking_twice_differs_by_nothing():
 def test_an_undefined_side_leaves_the_difference_undefined(runs):
     score, (a, _) = study(np.random.default_rng(0), [0.9, 0.8], [runs, runs])
     undefined = compare(a, np.ones_like(a), score, groups=None)
-    assert all(math.isnan(v) for v in (undefined.value, undefined.low, undefined.high, undefined.p))
+    assert all(math.isnan(v) for v in (undefined.value, undefined.low, undefined.high, undefined.p()))
     assert verdict(undefined, 0.01) == UNTOLD
 
 
@@ -79,7 +79,7 @@ def test_a_resample_that_is_undefined_leaves_the_interval_undefined():
     nearly_constant = np.where(score == 7, 1.0, 0.0)
     difference = compare(score, nearly_constant, score, groups=None)
     assert np.isfinite(difference.value)
-    assert all(math.isnan(v) for v in (difference.low, difference.high, difference.p))
+    assert all(math.isnan(v) for v in (difference.low, difference.high, difference.p()))
 
 
 def difference(value, low, high, seeds=(3, 3), **known):
@@ -142,7 +142,7 @@ def test_three_runs_that_happen_to_agree_do_not_narrow_the_interval():
 def test_the_intervals_of_a_family_are_wider_and_so_is_what_it_can_detect():
     d = difference(0.02, 0.01, 0.03)
     low, high = d.interval(6)
-    assert low < d.low and high > d.high and d.p_of(6) == pytest.approx(6 * d.p)
+    assert low < d.low and high > d.high and d.p(6) == pytest.approx(6 * d.p())
     assert d.detectable(6) > d.detectable(1)
     rows = verdict_table([("a beats b", 0.02, d), ("c beats d", None, difference(-0.02, -0.03, -0.01))])
     assert rows["95 % low"][0] == pytest.approx(d.interval(2)[0], abs=1e-4)
@@ -217,10 +217,10 @@ def test_one_run_each_promises_too_much_where_runs_differ():
 @pytest.mark.parametrize(("runs", "options"), [([1, 1], LARGER), ([1, 1], PLCC), ([3, 3], PLCC | {"run_sd": 0.005})])
 def test_a_difference_of_the_smallest_detectable_size_is_found_four_times_in_five(runs, options):
     rng = np.random.default_rng(0)
-    detectable = np.mean([compared(rng, [0.90, 0.86], runs, **options).smallest_detectable for _ in range(60)])
+    detectable = np.mean([compared(rng, [0.90, 0.86], runs, **options).detectable() for _ in range(60)])
     planted = [0.88 + detectable / 2, 0.88 - detectable / 2]
     found = [compared(rng, planted, runs, **options) for _ in range(400)]
-    assert share(d.p < 0.05 and d.value > 0 for d in found) == pytest.approx(0.80, abs=0.06)
+    assert share(d.p() < 0.05 and d.value > 0 for d in found) == pytest.approx(0.80, abs=0.06)
 
 
 FAMILIES = [
@@ -264,7 +264,7 @@ def test_the_smallest_detectable_difference_is_that_of_the_family(family):
     size = np.median(sizes)
     planted = [0.88 + size / 2, 0.88 - size / 2]
     found = [compared(rng, planted, [3, 3], **options) for _ in range(400)]
-    assert 0.70 <= share(d.p_of(family) < 0.05 and d.value > 0 for d in found) <= 0.90
+    assert 0.70 <= share(d.p(family) < 0.05 and d.value > 0 for d in found) <= 0.90
 
 
 @pytest.mark.slow
