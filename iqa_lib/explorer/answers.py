@@ -57,16 +57,13 @@ class Request:
     opacity: float  # of the quality map, 0–1
     pixels_HWC: np.ndarray | None = None  # distorted
     scores: list[Score] = field(default_factory=list)
-    curves: list[list[float | None]] = field(default_factory=list)  # scores at levels 0 to 5
+    curves: list[list[float]] = field(default_factory=list)  # scores at levels 0 to 5; without distortion at 0 alone
     maps: list[np.ndarray] = field(default_factory=list)  # local quality (H, W), 0–100, at display size
 
-    @property
-    def scored(self) -> bool:
-        return len(self.scores) == len(self.models)
-
     def marks(self) -> list[drawing.Mark]:
-        values = [s.value for s in self.scores] + [None] * len(self.models)
-        return [drawing.Mark(n, model, values[n]) for n, model in enumerate(self.models)]
+        """Of the models that have a score by now."""
+        scored = zip(self.models, self.scores, strict=False)
+        return [drawing.Mark(place, model, score.value) for place, (model, score) in enumerate(scored)]
 
     def title(self) -> str:
         if not self.level:
@@ -117,9 +114,8 @@ class Answers:
         self._runs, self._before_pass = runs, before_pass
         self._models: dict[str, BlindIQA] = {}
 
-    def distorted(self, request: Request, level: int | None = None) -> np.ndarray:
-        """The request's picture (H, W, C) at its own or another level."""
-        level = request.level if level is None else level
+    def distorted(self, request: Request, level: int) -> np.ndarray:
+        """The request's picture (H, W, C) at this level."""
         if not level:
             return request.picture.pixels_HWC
         key = ("image", request.picture.digest, request.distortion, level)
