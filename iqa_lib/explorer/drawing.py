@@ -132,15 +132,14 @@ def _y(score: float) -> float:
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
 )
-_templates.globals.update(PHOTO=PHOTO, CELL=CELL, GAP=GAP, STRIP=STRIP, QUIET=QUIET, GRADIENT=GRADIENT, x=_x, y=_y)
+_templates.globals.update(
+    PHOTO=PHOTO, CELL=CELL, GAP=GAP, STRIP=STRIP, QUIET=QUIET, GRADIENT=GRADIENT, TROUBLE=TROUBLE, x=_x, y=_y
+)
 _page = _templates.get_template("page.jinja").module
+status = _page.status  # a text after a sign: what is happening; screen readers read it aloud when they are free
 caption = _page.caption  # of a text; a new line in it is one on the page
 headline = _page.headline  # a model's score; above: the share of test images whose own score is lower
-
-
-def status(text: str, sign: str) -> str:
-    """The line that says what is happening; screen readers read its changes aloud when they are free."""
-    return _page.status(text, sign, "#c2410c" if sign == TROUBLE else "inherit")
+activation_scale = _page.activation_scale  # under each map of `activation_maps` its colours and what they stand for
 
 
 def kept_list(table: pd.DataFrame, number: int, files: dict[str, str]) -> str:
@@ -184,11 +183,6 @@ def bars(alphas: Sequence[float] | None, model: str) -> str:
         return _page.no_bars(f"{model} {without}")
     said = "Stage weights: " + ", ".join(f"stage {s} {w:.2f}" for s, w in enumerate(alphas, 1))
     return _page.bars(list(zip(alphas, map(to_hex, STAGE_COLOURS), STRIDES, strict=True)), said)
-
-
-def activation_scale(activation_SHW: np.ndarray) -> str:
-    """HTML: under each map of `activation_maps` its colours and the numbers they stand for."""
-    return _page.activation_scale([(map_HW.min(), map_HW.max()) for map_HW in activation_SHW])
 
 
 def quality_scale(span: tuple[float, float]) -> str:
