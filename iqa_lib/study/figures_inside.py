@@ -151,7 +151,8 @@ def _draw_maps(figure: Figure, axes: np.ndarray, shown: Shown, **where: str | in
         bar.set_label(f"{name}: mean |activation|", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     # An unseen bar keeps the images as large as their maps.
-    figure.colorbar(drawn, ax=list(axes[:, 0]), **bars).ax.set_visible(False)
+    for artist in figure.colorbar(drawn, ax=list(axes[:, 0]), **bars).ax.get_children():
+        artist.set_visible(False)
 
 
 def stage_statistics(table: pd.DataFrame, label: str) -> Figure:
