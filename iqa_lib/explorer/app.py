@@ -27,7 +27,8 @@ from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import ExplainError, WorkbookError
 from iqa_lib.explorer import answers, drawing
-from iqa_lib.explorer.answers import Answers, Picture, Request, digest, labelled, read_upload
+from iqa_lib.explorer.answers import Answers, digest, labelled, read_upload
+from iqa_lib.explorer.request import Picture, Request
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
 from iqa_lib.training.evaluate import ALPHAS

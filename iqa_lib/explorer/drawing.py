@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import jinja2
 import matplotlib
@@ -21,38 +20,17 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from iqa_lib.data.distortions import DISTORTIONS
+from iqa_lib.explorer.request import Mark, Request
 from iqa_lib.models.backbones import STRIDES
-from iqa_lib.study.figures import COLOURS
 from iqa_lib.study.figures_inside import STAGE_COLOURS
-
-if TYPE_CHECKING:  # it imports this module
-    from iqa_lib.explorer.answers import Request
 
 PHOTO = (440, 330)  # px: width, height of the photograph and of the overlay
 CELL, GAP = (116, 87), 6  # px: one of the four activation maps, and what lies between them
 STRIP = (4 * CELL[0] + 3 * GAP, CELL[1])
 READY, BUSY, TROUBLE = "●", "◌", "▲"
-MODEL_COLOURS = [to_hex(COLOURS[0]), to_hex(COLOURS[1])]  # blue and orange: apart for every kind of eye
-GLYPHS = "●■"  # and apart without colour
 VIRIDIS = matplotlib.colormaps["viridis"]
 GRADIENT = f"linear-gradient(90deg,{','.join(to_hex(VIRIDIS(i / 16)) for i in range(17))})"  # of CSS
 QUIET = "#8c8c8c"  # axes and histogram, on a light page and on a dark one
-
-
-class Mark(NamedTuple):
-    """A model's place on the scale: 0 or 1, its name, its score."""
-
-    place: int
-    name: str
-    score: float
-
-    @property
-    def colour(self) -> str:
-        return MODEL_COLOURS[self.place]
-
-    @property
-    def glyph(self) -> str:
-        return GLYPHS[self.place]
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
