@@ -9,11 +9,11 @@ import numpy as np
 from iqa_lib.data.images import ImageSet
 
 
-def grid(height: int, width: int, size: int) -> list[tuple[int, int]]:
-    """Evenly spaced (top, left) corners of the fewest crops that cover the whole image."""
+def grid(height: int, width: int, size: int, stride: int | None = None) -> list[tuple[int, int]]:
+    """Evenly spaced (top, left) corners of the fewest crops that cover the image, ``stride`` px apart at most."""
 
     def along(length: int) -> list[int]:
-        count = math.ceil(length / size)
+        count = 1 + math.ceil((length - size) / (stride or size))
         return np.linspace(0, length - size, count).round().astype(int).tolist()
 
     return [(y, x) for y in along(height) for x in along(width)]

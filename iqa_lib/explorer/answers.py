@@ -9,16 +9,16 @@ import hashlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from iqa_lib.data.decode import decode
-from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.data.distortions import distort
 from iqa_lib.errors import DataError, ImageError
 from iqa_lib.explorer import drawing
+from iqa_lib.explorer.request import Picture, Request, Score
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
 from iqa_lib.study import maps
@@ -28,52 +28,6 @@ from iqa_lib.training.runs import Run
 T = TypeVar("T")
 CACHE_BYTES = 256_000_000
 STRIDE, MOST_CROPS = 48, 400  # of the quality map; a panorama gets a coarser one
-
-
-class Picture(NamedTuple):
-    """An image to look at; ``digest`` stands for its pixels in the cache."""
-
-    name: str
-    pixels_HWC: np.ndarray  # uint8 RGB
-    digest: str
-    known: float | None  # its score in the dataset, 0–100
-
-
-class Score(NamedTuple):
-    """A model's answer: 0–100, and the weights of the four stages where it has any."""
-
-    value: float
-    alphas: tuple[float, ...] | None
-
-
-@dataclass(eq=False)
-class Request:
-    """What the controls ask for, and the answers so far, in the order of ``models``."""
-
-    picture: Picture
-    distortion: str | None
-    level: int  # 0: the picture as it is
-    models: tuple[str, ...]
-    opacity: float  # of the quality map, 0–1
-    pixels_HWC: np.ndarray | None = None  # distorted
-    scores: list[Score] = field(default_factory=list)
-    curves: list[list[float | None]] = field(default_factory=list)  # scores at levels 0 to 5
-    maps: list[np.ndarray] = field(default_factory=list)  # local quality (H, W), 0–100, at display size
-
-    @property
-    def scored(self) -> bool:
-        return len(self.scores) == len(self.models)
-
-    def marks(self) -> list[drawing.Mark]:
-        values = [s.value for s in self.scores] + [None] * len(self.models)
-        return [drawing.Mark(n, model, values[n]) for n, model in enumerate(self.models)]
-
-    def title(self) -> str:
-        if not self.level:
-            return self.picture.name
-        known = DISTORTIONS[self.distortion]
-        strength = f"{known.parameter} {known.levels[self.level - 1]:g}"
-        return f"{self.picture.name}\n{self.distortion}, level {self.level} ({strength})"
 
 
 class Cache:
@@ -117,9 +71,8 @@ class Answers:
         self._runs, self._before_pass = runs, before_pass
         self._models: dict[str, BlindIQA] = {}
 
-    def distorted(self, request: Request, level: int | None = None) -> np.ndarray:
-        """The request's picture (H, W, C) at its own or another level."""
-        level = request.level if level is None else level
+    def distorted(self, request: Request, level: int) -> np.ndarray:
+        """The request's picture (H, W, C) at this level."""
         if not level:
             return request.picture.pixels_HWC
         key = ("image", request.picture.digest, request.distortion, level)

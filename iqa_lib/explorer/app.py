@@ -27,7 +27,8 @@ from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import ExplainError, WorkbookError
 from iqa_lib.explorer import answers, drawing
-from iqa_lib.explorer.answers import Answers, Picture, Request, Score, digest, labelled, read_upload
+from iqa_lib.explorer.answers import Answers, digest, labelled, read_upload
+from iqa_lib.explorer.request import Picture, Request
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
 from iqa_lib.training.evaluate import ALPHAS
@@ -42,10 +43,9 @@ class _Overtaken(Exception):
 
 
 class Panel:
-    """What is shown of one model; ``place`` 0 or 1."""
+    """What is shown of one model."""
 
-    def __init__(self, place: int):
-        self.place = place
+    def __init__(self):
         self.title, self.bars, self.maps_scale, self.overlay_scale = (_html() for _ in range(4))
         self.overlay = _picture(*drawing.PHOTO)
         self.maps = _picture(*drawing.STRIP)
@@ -53,11 +53,6 @@ class Panel:
         right = widgets.VBox([self.bars, self.maps, self.maps_scale])
         self.box = widgets.VBox([self.title, _row([left, right])])
         self.box.layout.min_width = f"{drawing.STRIP[0]}px"
-
-    def show_score(self, model: str, score: Score, above: float) -> None:
-        """``above``: the share of test images with a lower score in the dataset."""
-        self.title.value = drawing.headline(drawing.Mark(self.place, model, score.value), above)
-        self.bars.value = drawing.bars(score.alphas, model)
 
 
 class Explorer:
@@ -123,7 +118,7 @@ class Explorer:
         self.status, self.caption, self.scale, self.curve, self.list = (_html() for _ in range(5))
         self.photo = _picture(*drawing.PHOTO)
         self.caption.layout.min_height = "66px"  # three lines, so that the page does not move
-        self.panels = [Panel(0), Panel(1)]
+        self.panels = [Panel(), Panel()]
         controls = [
             [self.image, self.upload],
             [self.distortion, self.level],
@@ -242,26 +237,27 @@ class Explorer:
             raise _Overtaken
 
     def _show_score(self, request: Request) -> None:
-        request.pixels_HWC = self.answers.distorted(request)
+        request.pixels_HWC = self.answers.distorted(request, request.level)
         self.photo.value = drawing.photo(request.pixels_HWC)
         height, width = request.pixels_HWC.shape[:2]
         self.caption.value = drawing.caption(f"{request.title()}\nscored at {width} × {height} px")
-        for panel in self.panels:
-            panel.box.layout.display = None if panel.place < len(request.models) else "none"
+        for place, panel in enumerate(self.panels):
+            panel.box.layout.display = None if place < len(request.models) else "none"
             panel.box.layout.width = "100%" if len(request.models) == 1 else "calc(50% - 8px)"
         for panel, model in zip(self.panels, request.models, strict=False):
             score = self.answers.get(answers.score, request, model)
             request.scores.append(score)
-            panel.show_score(model, score, float(np.mean(self._test_scores < score.value)))
+            panel.title.value = drawing.headline(request.marks()[-1], np.mean(self._test_scores < score.value))
+            panel.bars.value = drawing.bars(score.alphas, model)
         known = request.picture.known
         self.scale.value = drawing.scale(request.marks(), self._test_scores, known, self._kind)
 
     def _show_curve(self, request: Request) -> None:
-        request.curves = [[None] * len(LEVELS) for _ in request.models]
+        request.curves = [[] for _ in request.models]
         for level in LEVELS if request.distortion else LEVELS[:1]:
             for line, model in zip(request.curves, request.models, strict=True):
                 self._check()
-                line[level] = self.answers.get(answers.score, request, model, level).value
+                line.append(self.answers.get(answers.score, request, model, level).value)
         self.curve.value = drawing.curve(request.marks(), request.curves, request.distortion, request.level)
 
     def _show_activations(self, request: Request) -> None:
@@ -280,7 +276,7 @@ class Explorer:
     # --- keeping ------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        if not self._newest.scored:
+        if len(self._newest.scores) < len(self._newest.models):
             raise ExplainError("There is no score of this image yet, so nothing to keep.")
         self.kept.append(self._newest)
         self._show_list()
@@ -300,25 +296,14 @@ class Explorer:
         self.list.value = drawing.kept_list(self.table(), len(self.kept), files)
 
     def table(self, requests: list[Request] | None = None) -> pd.DataFrame:
-        """A row for each image and model: ``score`` 0–100, stage weights where there are any.
-
-        Args:
-            requests: what was kept, where None.
-        """
-        lines = [
-            {
-                "image": r.picture.name,
-                "distortion": r.distortion if r.level else "none",
-                "level": r.level,
-                "score in the dataset": r.picture.known,
-                "model": model,
-                "score": round(score.value, 3),
-                **dict(zip(ALPHAS, np.round(score.alphas or [np.nan] * len(ALPHAS), 4), strict=True)),
-            }
-            for r in (self.kept if requests is None else requests)
-            for model, score in zip(r.models, r.scores, strict=True)
-        ]
+        """A row for each image and model of these requests, or of what was kept: score 0–100, any stage weights."""
         columns = ["image", "distortion", "level", "score in the dataset", "model", "score", *ALPHAS]
+        lines = []
+        for r in self.kept if requests is None else requests:
+            shown = (r.picture.name, r.distortion if r.level else "none", r.level, r.picture.known)
+            for model, score in zip(r.models, r.scores, strict=True):
+                alphas = np.round(score.alphas or [np.nan] * len(ALPHAS), 4)
+                lines.append((*shown, model, round(score.value, 3), *alphas))
         return pd.DataFrame(lines, columns=columns)
 
     def shown(self) -> pd.DataFrame:
@@ -330,7 +315,7 @@ class Explorer:
 
     def png(self) -> bytes:
         """What was kept, as one sheet of small images."""
-        return drawing.sheet([(r.pixels_HWC, r.title(), r.marks()) for r in self.kept])
+        return drawing.sheet(self.kept)
 
     def snapshot(self) -> Figure:
         """What is on show, as a figure; waits until all of it is.
@@ -339,11 +324,9 @@ class Explorer:
             ExplainError: it could not be shown; the status line says why.
         """
         self.wait()
-        r = self._newest
-        if len(r.maps) < len(r.models):
+        if len(self._newest.maps) < len(self._newest.models):
             raise ExplainError("Nothing to save: the page could not show this image; its status line says why.")
-        alphas = [score.alphas for score in r.scores]
-        return drawing.snapshot(r.pixels_HWC, r.title(), r.marks(), alphas, r.curves, r.maps, r.distortion)
+        return drawing.snapshot(self._newest)
 
 
 # --- the shapes of widgets ----------------------------------------------------------------------------------

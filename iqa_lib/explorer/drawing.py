@@ -10,46 +10,27 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_hex
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from iqa_lib.data.distortions import DISTORTIONS
+from iqa_lib.explorer.request import Mark, Request
 from iqa_lib.models.backbones import STRIDES
-from iqa_lib.study.figures import COLOURS
 from iqa_lib.study.figures_inside import STAGE_COLOURS
 
 PHOTO = (440, 330)  # px: width, height of the photograph and of the overlay
 CELL, GAP = (116, 87), 6  # px: one of the four activation maps, and what lies between them
 STRIP = (4 * CELL[0] + 3 * GAP, CELL[1])
 READY, BUSY, TROUBLE = "●", "◌", "▲"
-MODEL_COLOURS = [to_hex(COLOURS[0]), to_hex(COLOURS[1])]  # blue and orange: apart for every kind of eye
-GLYPHS = "●■"  # and apart without colour
 VIRIDIS = matplotlib.colormaps["viridis"]
 GRADIENT = f"linear-gradient(90deg,{','.join(to_hex(VIRIDIS(i / 16)) for i in range(17))})"  # of CSS
 QUIET = "#8c8c8c"  # axes and histogram, on a light page and on a dark one
-
-
-class Mark(NamedTuple):
-    """A model's place on the scale: 0 or 1, its name, its score (None: not known yet)."""
-
-    place: int
-    name: str
-    score: float | None
-
-    @property
-    def colour(self) -> str:
-        return MODEL_COLOURS[self.place]
-
-    @property
-    def glyph(self) -> str:
-        return GLYPHS[self.place]
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
@@ -61,9 +42,9 @@ def shrink(map_HW: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     return np.asarray(ImageOps.contain(image, box, Image.Resampling.BILINEAR))
 
 
-def photo(image_HWC: np.ndarray, box: tuple[int, int] = PHOTO) -> bytes:
-    """PNG of exactly the box's size: the whole image, what it leaves of the box transparent."""
-    return _png(_letterbox(image_HWC, box))
+def photo(image_HWC: np.ndarray) -> bytes:
+    """PNG of the box ``PHOTO``: the whole image, what it leaves of the box transparent."""
+    return _png(_letterbox(image_HWC, PHOTO))
 
 
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, opacity: float, span: tuple[float, float]) -> bytes:
@@ -106,8 +87,7 @@ def _letterbox(image_HWC: np.ndarray, box: tuple[int, int]) -> Image.Image:
 
 
 def _coloured(map_HW: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    low, high = span
-    return VIRIDIS((map_HW - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+    return VIRIDIS(Normalize(*span)(map_HW), bytes=True)[..., :3]
 
 
 def _png(image: Image.Image) -> bytes:
@@ -130,22 +110,19 @@ def _y(score: float) -> float:
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
 )
-_templates.globals |= {"PHOTO": PHOTO, "CELL": CELL, "GAP": GAP, "STRIP": STRIP, "QUIET": QUIET}
-_templates.globals |= {"GRADIENT": GRADIENT, "x": _x, "y": _y}
+_templates.globals.update(
+    PHOTO=PHOTO, CELL=CELL, GAP=GAP, STRIP=STRIP, QUIET=QUIET, GRADIENT=GRADIENT, TROUBLE=TROUBLE, x=_x, y=_y
+)
 _page = _templates.get_template("page.jinja").module
+status = _page.status  # a text after a sign: what is happening; screen readers read it aloud when they are free
 caption = _page.caption  # of a text; a new line in it is one on the page
 headline = _page.headline  # a model's score; above: the share of test images whose own score is lower
-
-
-def status(text: str, sign: str) -> str:
-    """The line that says what is happening; screen readers read its changes aloud when they are free."""
-    return _page.status(text, sign, "#c2410c" if sign == TROUBLE else "inherit")
+activation_scale = _page.activation_scale  # under each map of `activation_maps` its colours and what they stand for
 
 
 def kept_list(table: pd.DataFrame, number: int, files: dict[str, str]) -> str:
     """The kept images as a table, under links that save them; ``files``: name and data: address."""
-    number_format = "{:.2f}".format
-    rows = table.to_html(index=False, na_rep="–", float_format=number_format, border=0, justify="left")  # escapes
+    rows = table.to_html(index=False, na_rep="–", float_format="{:.2f}".format, border=0, justify="left")  # escapes
     rows = rows.replace("<td>", '<td style="text-align:left;padding:1px 14px 1px 2px">')
     return _page.kept_list(rows, number, files)
 
@@ -156,31 +133,25 @@ def scale(marks: list[Mark], test_scores: np.ndarray, known: float | None, kind:
     ``known`` is the image's own score in the dataset, where it has one.
     """
     counts, _ = np.histogram(test_scores, np.arange(0, 101, 5))
-    scored = [mark for mark in marks if mark.score is not None]
-    highest = max(mark.score for mark in scored)
+    highest = max(mark.score for mark in marks)
     # Each number on the side that is away from the other model's line.
-    sides = [(mark, mark.score > 88 or 12 < mark.score < highest) for mark in scored]
-    said = "Predicted quality of 100: " + ", ".join(f"{m.name} {m.score:.1f}" for m in scored)
+    sides = [(mark, mark.score > 88 or 12 < mark.score < highest) for mark in marks]
+    said = "Predicted quality of 100: " + ", ".join(f"{m.name} {m.score:.1f}" for m in marks)
     heights = (56 * counts / counts.max()).round(1).tolist()
     return _page.scale(sides, heights, known, kind, len(test_scores), said)
 
 
-def curve(marks: list[Mark], lines: list[list[float | None]], distortion: str | None, level: int) -> str:
-    """SVG: for each model the score at levels 0 to 5 (None: not known yet); the level on show is shaded."""
-    higher = max(lines, key=lambda line: sum(s or 0 for s in line))
-    drawn = [
-        (mark, line is higher, [(n, s) for n, s in enumerate(line) if s is not None])
-        for mark, line in zip(marks, lines, strict=True)
-    ]
-    below = ""
+def curve(marks: list[Mark], lines: list[list[float]], distortion: str | None, level: int) -> str:
+    """SVG: for each model the score at levels 0 to 5, without distortion at 0 alone; the level on show is shaded."""
+    drawn = [(mark, line is max(lines, key=sum), line) for mark, line in zip(marks, lines, strict=True)]
+    below, where = "", "without distortion"
     if distortion is not None:
         known = DISTORTIONS[distortion]
         strengths = ", ".join(f"{s:g}" for s in known.levels)
         below = f"level of {distortion} (0: as it is; {known.parameter}: {strengths})"
-    numbers = [", ".join("…" if s is None else f"{s:.0f}" for s in line) for line in lines]
-    said = "; ".join(f"{mark.name}: {scores}" for mark, scores in zip(marks, numbers, strict=True))
-    of_what = distortion or "no distortion"
-    return _page.curve(drawn, level, below, f"Predicted quality at levels 0 to 5 of {of_what}: {said}")
+        where = f"at levels 0 to 5 of {distortion}"
+    numbers = "; ".join(f"{mark.name}: {', '.join(f'{s:.0f}' for s in line)}" for mark, _, line in drawn)
+    return _page.curve(drawn, level, below, f"Predicted quality {where}: {numbers}")
 
 
 def bars(alphas: Sequence[float] | None, model: str) -> str:
@@ -192,11 +163,6 @@ def bars(alphas: Sequence[float] | None, model: str) -> str:
     return _page.bars(list(zip(alphas, map(to_hex, STAGE_COLOURS), STRIDES, strict=True)), said)
 
 
-def activation_scale(activation_SHW: np.ndarray) -> str:
-    """HTML: under each map of `activation_maps` its colours and the numbers they stand for."""
-    return _page.activation_scale([(map_HW.min(), map_HW.max()) for map_HW in activation_SHW])
-
-
 def quality_scale(span: tuple[float, float]) -> str:
     """HTML: the overlay's colours and the scores they stand for."""
     return _page.colour_bar(PHOTO[0], span[0], "local quality (points; read differences off it)", span[1])
@@ -205,17 +171,17 @@ def quality_scale(span: tuple[float, float]) -> str:
 # --- to keep ------------------------------------------------------------------------------------------------
 
 
-def sheet(kept: list[tuple[np.ndarray, str, list[Mark]]], columns: int = 4) -> bytes:
+def sheet(kept: list[Request]) -> bytes:
     """PNG: the kept images, each under its title and scores."""
-    columns = max(1, min(columns, len(kept)))
+    columns = max(1, min(4, len(kept)))
     lines = max(1, -(-len(kept) // columns))
     figure = Figure(figsize=(3 * columns, 3.1 * lines), dpi=110, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (image_HWC, title, marks) in zip(axes.flat, kept, strict=False):
-        axis.imshow(_fit(image_HWC, (300, 225)))
-        text = [*title.split("\n"), *(f"{mark.score:.1f}  {mark.name}" for mark in marks)]
+    for axis, request in zip(axes.flat, kept, strict=False):
+        axis.imshow(_fit(request.pixels_HWC, (300, 225)))
+        text = [*request.title().split("\n"), *(f"{mark.score:.1f}  {mark.name}" for mark in request.marks())]
         short = [line if len(line) < 44 else f"{line[:40]} …" for line in text]
         axis.set_title("\n".join(short), fontsize=7.5, parse_math=False)  # a dollar in a name is a dollar
     buffer = io.BytesIO()
@@ -223,22 +189,15 @@ def sheet(kept: list[tuple[np.ndarray, str, list[Mark]]], columns: int = 4) -> b
     return buffer.getvalue()
 
 
-def snapshot(
-    image_HWC: np.ndarray,
-    title: str,
-    marks: list[Mark],
-    alphas: list[Sequence[float] | None],
-    lines: list[list[float | None]],
-    maps: list[np.ndarray],
-    distortion: str | None,
-) -> Figure:
+def snapshot(request: Request) -> Figure:
     """What the page shows, as a figure: image and quality maps above, stage weights and curve below."""
+    marks, maps = request.marks(), request.maps
     figure = Figure(figsize=(3.4 * (1 + len(maps)) + 0.6, 5.4), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.15, 1])
     first, *others = np.ravel(upper.subplots(1, 1 + len(maps)))
-    first.imshow(image_HWC)
-    first.set_title(title, fontsize=8.5, parse_math=False)
-    grey, span = _grey(image_HWC), quality_span(maps)
+    first.imshow(request.pixels_HWC)
+    first.set_title(request.title(), fontsize=8.5, parse_math=False)
+    grey, span = _grey(request.pixels_HWC), quality_span(maps)
     for axis, mark, map_HW in zip(others, marks, maps, strict=True):
         axis.imshow(grey, cmap="grey")
         shown = axis.imshow(map_HW, cmap="viridis", vmin=span[0], vmax=span[1], alpha=0.6)
@@ -248,12 +207,12 @@ def snapshot(
     for axis in (first, *others):
         axis.axis("off")
     left, right = lower.subplots(1, 2)
-    for mark, weights, line in zip(marks, alphas, lines, strict=True):
+    for mark, score, line in zip(marks, request.scores, request.curves, strict=True):
         style = {"color": mark.colour, "label": mark.name}
-        if weights is not None:
-            left.bar(np.arange(1, 5) + 0.4 * mark.place - 0.2 * (len(marks) - 1), weights, 0.38, **style)
-        right.plot(range(6), [np.nan if s is None else s for s in line], marker="os"[mark.place], **style)
+        if score.alphas is not None:
+            left.bar(np.arange(1, 5) + 0.4 * mark.place - 0.2 * (len(marks) - 1), score.alphas, 0.38, **style)
+        right.plot(line, marker="os"[mark.place], **style)
     left.set(xlabel="stage", ylabel="weight (sum 1)", ylim=(0, 1), xticks=range(1, 5))
-    right.set(xlabel=f"level of {distortion or 'no distortion'}", ylabel="score (0–100)", ylim=(0, 100))
+    right.set(xlabel=f"level of {request.distortion or 'no distortion'}", ylabel="score (0–100)", ylim=(0, 100))
     right.legend(frameon=False, fontsize=7.5)
     return figure

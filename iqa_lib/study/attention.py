@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -80,14 +80,14 @@ def score_with_other_weights(
     """
     learned = stage_weights(settings, model, images, rows)
     untrained = stage_weights(settings, _with_untrained_attention(model, seed), images, rows)
-    learned_NS, stages = learned[ALPHAS].to_numpy(), len(ALPHAS)
+    learned_NS = learned[ALPHAS].to_numpy()
     everywhere = np.ones((len(learned), 1))
     ways = {
         "as learned": learned_NS,
         "mean of all": everywhere * learned_NS.mean(axis=0),
-        "uniform": everywhere * np.full(stages, 1 / stages),
+        "uniform": np.full_like(learned_NS, 1 / len(ALPHAS)),
         "shuffled": np.random.default_rng(seed).permutation(learned_NS),
-        **{f"stage {s + 1} only": everywhere * row for s, row in enumerate(np.eye(stages))},
+        **{f"stage {s} only": everywhere * row for s, row in enumerate(np.eye(len(ALPHAS)), 1)},
         "untrained": untrained[ALPHAS].to_numpy(),
     }
     crops, done, scores = grid_crops(images, rows, settings.crop_size), 0, {way: [] for way in ways}
@@ -111,20 +111,20 @@ def attention_against_score(
 
     ``test`` and ``control`` hold ``score`` and `ALPHAS` of the same images.
     """
-    lines = []
-    for quantity, weigh in _attention_quantities().items():
-        line = {"quantity": quantity, "mean": weigh(test).mean(), "SD": weigh(test).std()}
-        for prefix, table in (("", test), ("untrained: ", control)):
-            measured = metrics.bootstrap(metrics.srcc, weigh(table), table["score"], groups=groups, resamples=resamples)
+    untrained, lines = _quantities(control), []
+    for quantity, measured in _quantities(test).items():
+        line = {"quantity": quantity, "mean": measured.mean(), "SD": measured.std(ddof=0)}
+        for prefix, values, table in (("", measured, test), ("untrained: ", untrained[quantity], control)):
+            interval = metrics.bootstrap(metrics.srcc, values, table["score"], groups=groups, resamples=resamples)
             names = ("SRCC with score", "95 % low", "95 % high")
-            line |= {prefix + name: value for name, value in zip(names, measured, strict=True)}
-        lines.append(line | {"untrained: SD": weigh(control).std()})
+            line |= {prefix + name: value for name, value in zip(names, interval, strict=True)}
+        lines.append(line | {"untrained: SD": untrained[quantity].std(ddof=0)})
     return pd.DataFrame(lines).round(4)
 
 
-def _attention_quantities() -> dict[str, Callable[[pd.DataFrame], np.ndarray]]:
-    weights = {f"weight of stage {s}": lambda t, c=c: t[c].to_numpy() for s, c in enumerate(ALPHAS, 1)}
-    return {"entropy (bits)": entropy, **weights}
+def _quantities(table: pd.DataFrame) -> pd.DataFrame:
+    weights = table[ALPHAS].set_axis([f"weight of stage {stage}" for stage in range(1, 5)], axis=1)
+    return pd.concat([pd.Series(entropy(table), table.index, name="entropy (bits)"), weights], axis=1)
 
 
 def attention_by(test: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
@@ -159,22 +159,19 @@ def attention_stability(crops: pd.DataFrame, tests: list[pd.DataFrame]) -> pd.Da
 
     ``crops`` as `stage_weights` gives it; ``tests`` are the same test images, one table per seed.
     """
-    lines = []
-    for quantity, weigh in _attention_quantities().items():
-        grouped = pd.Series(weigh(crops)).groupby(crops["row"].to_numpy())
-        within, between = grouped.var(ddof=0).mean(), grouped.mean().var(ddof=0)
-        pairs = [metrics.srcc(weigh(a), weigh(b)) for a, b in itertools.combinations(tests, 2)]
-        lines.append(
-            {
-                "quantity": quantity,
-                "SD between crops of an image": within**0.5,
-                "SD between images": between**0.5,
-                "share of variance within images": within / (within + between),
-                "SRCC between seeds (mean of pairs)": np.mean(pairs) if pairs else np.nan,
-                "seeds": len(tests),
-            }
-        )
-    return pd.DataFrame(lines).round(4)
+    grouped = _quantities(crops).groupby(crops["row"].to_numpy())
+    within, between = grouped.var(ddof=0).mean(), grouped.mean().var(ddof=0)
+    pairs = itertools.combinations([_quantities(test).T for test in tests], 2)
+    table = pd.DataFrame(
+        {
+            "SD between crops of an image": within**0.5,
+            "SD between images": between**0.5,
+            "share of variance within images": within / (within + between),
+            "SRCC between seeds (mean of pairs)": np.mean([metrics.srcc(a, b) for a, b in pairs] or [np.nan], axis=0),
+            "seeds": len(tests),
+        }
+    )
+    return table.rename_axis("quantity").reset_index().round(4)
 
 
 def scores_with_other_weights(
@@ -184,26 +181,21 @@ def scores_with_other_weights(
 
     ``scores`` as `score_with_other_weights` gives them, one table per seed.
     """
-    learned_SN = _of_all_seeds(scores, "as learned")
     ways = {way: _of_all_seeds(scores, way) for way in scores[0]}
-    others = [way for way in ways if way != "as learned"]
-    claims = [
-        (w, None, statistics.compare(ways[w], learned_SN, score, groups=groups, resamples=resamples, same_models=True))
-        for w in others
-    ]
-    lines = [
+    compare = partial(statistics.compare, groups=groups, resamples=resamples, same_models=True)
+    claims = [(way, None, compare(ways[way], ways["as learned"], score)) for way in ways if way != "as learned"]
+    table = pd.DataFrame(
         {
-            "weights": w,
-            "SRCC": metrics.srcc(ways[w], score).mean(),
-            "RMSE": metrics.rmse(ways[w], score).mean(),
+            "weights": list(ways),
+            "SRCC": [metrics.srcc(predicted_SN, score).mean() for predicted_SN in ways.values()],
+            "RMSE": [metrics.rmse(predicted_SN, score).mean() for predicted_SN in ways.values()],
             "n": len(score),
             "seeds": len(scores),
         }
-        for w in ways
-    ]
+    )
     differences = statistics.verdict_table(claims, "difference of SRCC").rename(columns={"claim": "weights"})
     unwanted = ["paper: ΔSRCC", "verdict", "would decide it"]
-    return pd.DataFrame(lines).merge(differences.drop(columns=unwanted), on="weights", how="left").round(4)
+    return table.merge(differences.drop(columns=unwanted), on="weights", how="left").round(4)
 
 
 def _of_all_seeds(tables: list[pd.DataFrame], column: str) -> np.ndarray:
@@ -224,47 +216,40 @@ def attention_verdicts(
             one table per seed.
         scores: as `score_with_other_weights` gives them, one per seed.
     """
-    score = tests[0]["score"].to_numpy()
     stage3_SN = _of_all_seeds(tests, "alpha3")
     entropy_SN, untrained_SN = (np.stack([entropy(t) for t in found]) for found in (tests, controls))
     seen = paper("attention_examples").set_index("quality")
     spread = pd.Series(entropy(seen.set_axis(["mos", "predicted", *ALPHAS], axis=1)), seen.index)
     learned, constant, shuffled = (_of_all_seeds(scores, way) for way in ("as learned", "mean of all", "shuffled"))
-    almost = f"{NEARLY_ALL:g}"
+    score = tests[0]["score"].to_numpy()
+    compare = partial(statistics.compare, score_N=score, groups=groups, resamples=resamples, same_models=True)
     claims = [
         (
-            f"High quality puts nearly all weight on stage 3: its mean in the best decile, less {almost}",
+            f"High quality puts nearly all weight on stage 3: its mean in the best decile, less {NEARLY_ALL:g}",
             seen.loc["high", "stage3"] - NEARLY_ALL,
-            (stage3_SN, np.full_like(stage3_SN, NEARLY_ALL), _best_decile),
+            compare(stage3_SN, np.full_like(stage3_SN, NEARLY_ALL), statistic=_best_decile),
         ),
         (
             "Training spreads the weight of low quality: entropy of the worst decile less that of the best, bits, "
             "trained less untrained",
             spread["low"] - spread["high"],
-            (entropy_SN, untrained_SN, lambda x, s: _best_decile(x, -s) - _best_decile(x, s)),
+            compare(entropy_SN, untrained_SN, statistic=lambda x, s: _best_decile(x, -s) - _best_decile(x, s)),
         ),
         (
             "The model uses its attention: SRCC less that with the mean weights for every image",
             None,
-            (learned, constant, metrics.srcc),
+            compare(learned, constant),
         ),
         (
             "Each image needs its own weights: SRCC less that with another crop's weights",
             None,
-            (learned, shuffled, metrics.srcc),
+            compare(learned, shuffled),
         ),
     ]
-    compared = [
-        (
-            claim,
-            None,
-            statistics.compare(a, b, score, groups=groups, statistic=statistic, resamples=resamples, same_models=True),
-        )
-        for claim, _, (a, b, statistic) in claims
-    ]
-    table = statistics.verdict_table(compared, "measured", "paper (3 images)", of_interest=0)
-    published = [size for _, size, _ in claims]
-    return table.assign(**{"paper (3 images)": published}).drop(columns="would decide it").round(4)
+    unsized = [(claim, None, difference) for claim, _, difference in claims]
+    table = statistics.verdict_table(unsized, "measured", "paper (3 images)", of_interest=0)
+    table["paper (3 images)"] = [size for _, size, _ in claims]
+    return table.drop(columns="would decide it").round(4)
 
 
 def _best_decile(value: np.ndarray, score: np.ndarray) -> np.ndarray:

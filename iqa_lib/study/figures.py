@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from iqa_lib import metrics
-from iqa_lib.data.distortions import DISTORTIONS, Distortion, distort
+from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.images import ImageSet
 
 COLOURS = sns.color_palette("colorblind")
@@ -27,10 +27,8 @@ sns.set_theme(
     style="ticks",
     palette="colorblind",
     font_scale=0.9,
-    rc={
-        **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "pdf.fonttype": 42},
-        **{"legend.frameon": False, "legend.fontsize": 8},
-    },
+    rc={"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "pdf.fonttype": 42}
+    | {"legend.frameon": False, "legend.fontsize": 8},
 )
 
 
@@ -39,22 +37,15 @@ def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 
 
-def panels(number: int, columns: int, width: float, height: float, **shared: bool) -> tuple[Figure, np.ndarray]:
+def panels(number: int, columns: int, width: float, height: float, **options) -> tuple[Figure, np.ndarray]:
     """A new figure and its Axes in reading order, each of this size in inches."""
     lines = -(-number // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(width * columns, height * lines), layout="constrained", squeeze=False, **shared
+        lines, columns, figsize=(width * columns, height * lines), layout="constrained", squeeze=False, **options
     )
     for axis in axes.flat[number:]:
         axis.axis("off")
     return figure, axes.ravel()[:number]
-
-
-def _show(axis: Axes, image: np.ndarray, title: str) -> None:
-    axis.imshow(image)
-    axis.set_title(title, fontsize=7.5, pad=2)
-    axis.set(xticks=[], yticks=[])
-    sns.despine(ax=axis, left=True, bottom=True)
 
 
 # --- data and training ------------------------------------------------------------------------------------
@@ -62,22 +53,30 @@ def _show(axis: Axes, image: np.ndarray, title: str) -> None:
 
 def gallery(images: ImageSet, rows: np.ndarray, titles: list[str], columns: int = 6) -> Figure:
     """Images in reading order, each under its title."""
-    figure, axes = panels(len(rows), columns, 2.1, 1.95)
-    for axis, row, title in zip(axes, rows, titles, strict=True):
-        _show(axis, images.image(row), title)
-    return figure
+    return _titled([(images.image(row), title) for row, title in zip(rows, titles, strict=True)], columns, 2.1, 1.95)
 
 
 def galleries(sets: dict[str, ImageSet], columns: int = 8) -> Figure:
     """A row per dataset: test images from its lowest to its highest score."""
-    figure, axes = panels(len(sets) * columns, columns, 1.6, 1.45)
-    for line, (name, images) in zip(axes.reshape(-1, columns), sets.items(), strict=True):
+    shown = []
+    for images in sets.values():
         rows = images.rows("test")
         rows = rows[np.argsort(images.scores(rows), kind="stable")]
         rows = rows[np.linspace(0, len(rows) - 1, columns).round().astype(int)]
-        for axis, row, score in zip(line, rows, images.scores(rows), strict=True):
-            _show(axis, images.image(row), f"{score:.0f}")
-        line[0].set_ylabel(name, fontsize=8.5)
+        shown += [(images.image(row), f"{score:.0f}") for row, score in zip(rows, images.scores(rows), strict=True)]
+    figure = _titled(shown, columns, 1.6, 1.45)
+    for axis, name in zip(figure.axes[::columns], sets, strict=True):
+        axis.set_ylabel(name, fontsize=8.5)
+    return figure
+
+
+def _titled(shown: list[tuple[np.ndarray, str]], columns: int, width: float, height: float) -> Figure:
+    figure, axes = panels(len(shown), columns, width, height)
+    for axis, (image, title) in zip(axes, shown, strict=True):
+        axis.imshow(image)
+        axis.set_title(title, fontsize=7.5, pad=2)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     return figure
 
 
@@ -197,37 +196,28 @@ def distortion_gallery(photograph: np.ndarray) -> Figure:
     ``photograph`` is uint8, H x W x 3; its middle part is shown, large enough to see noise and blocks.
     """
     table = list(DISTORTIONS.values())
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 7.3), layout="constrained")
-    for axis, part in zip(axes, (table[:13], table[13:]), strict=True):
-        _distortion_rows(axis, photograph, part)
-    axes[1].set_ylim(axes[0].get_ylim())
-    return figure
-
-
-def _distortion_rows(axis: plt.Axes, photograph: np.ndarray, distortions: list[Distortion]) -> None:
-    """One picture of all, for an axis each would take ten times as long to draw."""
-    height, width = _middle(photograph).shape[:2]
+    middle = tuple(slice(side // 4, side - side // 4) for side in photograph.shape[:2])
+    height, width = photograph[middle].shape[:2]
     step_y, step_x = height + height // 4, width + width // 40  # room for a line of text
-    page = np.full((step_y * len(distortions), step_x * 5, 3), 255, np.uint8)
-    for row, distortion in enumerate(distortions):
-        y = row * step_y + step_y - height
-        for column, strength in enumerate(distortion.levels):
-            image = _middle(distort(photograph, distortion.name, column + 1))
-            page[y : y + height, column * step_x : column * step_x + width] = image
-            text = f"level {column + 1}: {strength:g}" if row == 0 else f"{strength:g}"
-            axis.text(column * step_x + width / 2, y, text, fontsize=5, ha="center", va="bottom")
-        name, parameter = (textwrap.fill(text, 18) for text in (distortion.name, distortion.parameter))
-        left, middle = -1.35 * step_x, y + height / 2
-        axis.text(left, middle, name, fontsize=5.6, weight="bold", va="bottom")
-        axis.text(left, middle, parameter, fontsize=5, va="top")
-    axis.imshow(page)
-    axis.set_xlim(-1.35 * step_x, None)
-    axis.axis("off")
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    return image[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    left = -1.35 * step_x  # of names and parameters
+    figure, axes = panels(2, 2, 4.3, 7.3)
+    for axis, part in zip(axes, (table[:13], table[13:]), strict=True):
+        # One picture of all, for an axis each would take ten times as long to draw.
+        page = np.full((step_y * 13, step_x * 5, 3), 255, np.uint8)
+        for row, distortion in enumerate(part):
+            y = row * step_y + step_y - height
+            for column, strength in enumerate(distortion.levels):
+                x, level = column * step_x, column + 1
+                page[y : y + height, x : x + width] = distort(photograph, distortion.name, level)[middle]
+                text = f"level {level}: {strength:g}" if row == 0 else f"{strength:g}"
+                axis.text(x + width / 2, y, text, fontsize=5, ha="center", va="bottom")
+            name, parameter = (textwrap.fill(text, 18) for text in (distortion.name, distortion.parameter))
+            axis.text(left, y + height / 2, name, fontsize=5.6, weight="bold", va="bottom")
+            axis.text(left, y + height / 2, parameter, fontsize=5, va="top")
+        axis.imshow(page)
+        axis.set_xlim(left, None)
+        axis.axis("off")
+    return figure
 
 
 # --- experiments: wide enough for one column of a paper (3.4 in) ------------------------------------------
@@ -236,41 +226,39 @@ COLUMN = 3.4
 PAPER = {"color": COLOURS[7], "marker": "D", "ls": "", "ms": 4, "label": "paper (KonIQ-10k, its protocol)"}
 
 
-def _one_column(ax: plt.Axes, **legend) -> plt.Axes:
+def _one_column(ax: Axes, **legend) -> Axes:
     """Small letters, the legend above."""
     ax.tick_params(labelsize=7.5)
-    for text in (ax.xaxis.label, ax.yaxis.label):
-        text.set_size(8)
+    ax.xaxis.label.set_size(8)
+    ax.yaxis.label.set_size(8)
     above = {"loc": "lower center", "bbox_to_anchor": (0.4, 1), "ncols": 2} | legend
-    ax.legend(frameon=False, fontsize=6.5, borderpad=0, **above)
-    ax.figure.tight_layout()
+    ax.legend(fontsize=6.5, borderpad=0, **above)
     return ax
 
 
-def _interval_dots(
-    axis: plt.Axes, table: pd.DataFrame, place: pd.Series | np.ndarray, lying: bool = False, **style
+def interval_dots(
+    ax: Axes, table: pd.DataFrame | pd.Series, place: Sequence, value: str = "SRCC", lying: bool = False, **style
 ) -> None:
-    """Mean test SRCC with its 95 % interval at these places of the other axis; ``lying``: SRCC runs along x."""
+    """Values of a table (or a row) with 95 % intervals, at places of the other axis; ``lying``: values run along x."""
     style = {"fmt": "o", "ms": 5, "capsize": 2.5, "color": COLOURS[0]} | style
-    span = np.abs(table[["95 % low", "95 % high"]].to_numpy().T - table["SRCC"].to_numpy())
+    values, low, high = (np.atleast_1d(table[column]) for column in (value, "95 % low", "95 % high"))
+    reach = np.abs([low - values, high - values])
     if lying:
-        axis.errorbar(table["SRCC"], place, xerr=span, **style)
+        ax.errorbar(values, place, xerr=reach, **style)
     else:
-        axis.errorbar(place, table["SRCC"], yerr=span, **style)
+        ax.errorbar(place, values, yerr=reach, **style)
 
 
-def bars_of_variants(
-    table: pd.DataFrame, runs: Mapping[str, Sequence] | None = None, ax: plt.Axes | None = None
-) -> plt.Axes:
+def bars_of_variants(table: pd.DataFrame, runs: Mapping[str, Sequence] | None = None, ax: Axes | None = None) -> Axes:
     """Mean SRCC of each variant with its 95 % interval, a dash for every seed, the paper's value.
 
     Args:
         table: `statistics.compare_scores`.
         runs: the variants' runs, or their SRCC, one a seed.
     """
-    ax = ax or plt.subplots(figsize=(COLUMN, 0.34 * len(table) + 1.15))[1]
+    ax = axes_or_new(ax, COLUMN, 0.34 * len(table) + 1.15)
     place = np.arange(len(table))[::-1]
-    _interval_dots(ax, table, place, lying=True, label="mean, 95 % interval")
+    interval_dots(ax, table, place, lying=True, label="mean, 95 % interval")
     for y, label in zip(place, table["variant"], strict=True):
         values = [getattr(run, "srcc", run) for run in (runs or {}).get(label, [])]
         one = "one seed" if y == place[0] else None
@@ -282,14 +270,14 @@ def bars_of_variants(
     return _one_column(ax)
 
 
-def sizes_curve(table: pd.DataFrame, runs: object = None, ax: plt.Axes | None = None) -> plt.Axes:
+def sizes_curve(table: pd.DataFrame, runs: object = None, ax: Axes | None = None) -> Axes:
     """Test SRCC against the number of parameters; controls are hollow."""
-    ax = ax or plt.subplots(figsize=(COLUMN, 2.2 + 0.13 * len(table)))[1]
+    ax = axes_or_new(ax, COLUMN, 2.2 + 0.13 * len(table))
     for (_, row), colour in zip(table.iterrows(), itertools.cycle(COLOURS[:7])):
         control = row.get("role") == "control"
         label = row["variant"] if control else f"{row['variant']} ({row['backbone'].removeprefix('tf_')})"
-        style = {"mfc": "white" if control else colour, "color": colour, "label": label}
-        _interval_dots(ax, row.to_frame().T.infer_objects(), [row["parameters (M)"]], **style)
+        filled = "white" if control else colour
+        interval_dots(ax, row, row["parameters (M)"], mfc=filled, color=colour, label=label)
     if "paper: SRCC" in table and table["paper: SRCC"].notna().any():
         ax.plot(table["paper: parameters (M)"], table["paper: SRCC"], **PAPER)
     ax.set(xlabel="parameters (million)", ylabel=f"test SRCC, n = {table['n'].iloc[0]}", xscale="log")
@@ -298,10 +286,10 @@ def sizes_curve(table: pd.DataFrame, runs: object = None, ax: plt.Axes | None = 
     return _one_column(ax, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
 
 
-def learning_rate_curve(table: pd.DataFrame, runs: object = None, ax: plt.Axes | None = None) -> plt.Axes:
+def learning_rate_curve(table: pd.DataFrame, runs: object = None, ax: Axes | None = None) -> Axes:
     """Test SRCC against the factor on all learning rates."""
-    ax = ax or plt.subplots(figsize=(COLUMN, 2.4))[1]
-    _interval_dots(ax, table, table["factor"], fmt="o-", ms=4, label="measured, 95 % interval")
+    ax = axes_or_new(ax, COLUMN, 2.4)
+    interval_dots(ax, table, table["factor"], fmt="o-", ms=4, label="measured, 95 % interval")
     if "paper: SRCC" in table:
         ax.plot(table["factor"], table["paper: SRCC"], **PAPER)
     ax.set(xscale="log", xlabel="learning rates × factor", ylabel=f"test SRCC, n = {table['n'].iloc[0]}")
@@ -310,22 +298,20 @@ def learning_rate_curve(table: pd.DataFrame, runs: object = None, ax: plt.Axes |
     return _one_column(ax)
 
 
-def cross_dataset_heatmap(table: pd.DataFrame, ax: plt.Axes | None = None) -> plt.Axes:
+def cross_dataset_heatmap(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Test SRCC of each method on each dataset; the paper's in brackets where it has one."""
     value = table.pivot(index="variant", columns="dataset", values="SRCC")[table["dataset"].unique()]
     paper = table.pivot(index="variant", columns="dataset", values="paper: SRCC")[value.columns]
     text = value.map(metrics.in_words) + paper.map(lambda p: "" if np.isnan(p) else f"\n[{p:.3f}]")
     counts = table.drop_duplicates("dataset").set_index("dataset")["n"]
-    ax = ax or plt.subplots(figsize=(COLUMN, 0.55 * len(value) + 1.2))[1]
-    scale = {"cmap": "cividis", "vmin": 0, "vmax": 1, "cbar_kws": {"label": "test SRCC"}}
-    sns.heatmap(value, annot=text, fmt="", annot_kws={"size": 7.5}, ax=ax, **scale)
+    ax = axes_or_new(ax, COLUMN, 0.55 * len(value) + 1.2)
+    sns.heatmap(value, annot=text, fmt="", annot_kws={"size": 7.5}, cmap="cividis", vmin=0, vmax=1, ax=ax)
     ax.set(xlabel="", ylabel="")
     ax.set_xticklabels([f"{d.replace('-', chr(10))}\nn = {counts[d]}" for d in value.columns], rotation=0)
-    ax.tick_params(labelsize=7)
     bar = ax.collections[0].colorbar.ax
-    bar.tick_params(labelsize=7)
-    bar.yaxis.label.set_size(8)
-    ax.figure.tight_layout()
+    bar.set_ylabel("test SRCC", fontsize=8)
+    for axis in (ax, bar):
+        axis.tick_params(labelsize=7)
     return ax
 
 
@@ -336,9 +322,7 @@ def accuracy_against(table: pd.DataFrame, cost: str, ax: Axes | None = None) -> 
     """Test SRCC with its interval against one of the table's costs, a point per model."""
     ax = axes_or_new(ax, 4.5, 3.2)
     for (_, row), colour, marker in zip(table.iterrows(), COLOURS, itertools.cycle("osD^vP"), strict=False):
-        error = [[row["SRCC"] - row["95 % low"]], [row["95 % high"] - row["SRCC"]]]
-        style = {"marker": marker, "color": colour, "capsize": 3, "label": row["model"]}
-        ax.errorbar(row[cost], row["SRCC"], error, **style)
+        interval_dots(ax, row, row[cost], fmt=marker, ms=6, capsize=3, color=colour, label=row["model"])
     n = f", n = {table['n'].iloc[0]}" if len(table) else ": no stored run yet"
     ax.set(xlabel=f"{cost} of a crop", ylabel=f"test SRCC{n}", xlim=(0, None))
     return ax
@@ -346,16 +330,16 @@ def accuracy_against(table: pd.DataFrame, cost: str, ax: Axes | None = None) -> 
 
 def latencies(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Median time of one crop with its quartiles, per model and way to run it."""
-    models, ways = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["precision"]))
+    models, ways = table["model"].unique(), table["precision"].unique()
     ax, height = axes_or_new(ax, 8, 0.22 * len(models) * len(ways) + 1.2), 0.8 / len(ways)
     for number, way in enumerate(ways):
         rows = table[table["precision"] == way].set_index("model").reindex(models)
         y = np.arange(len(models)) + (number - (len(ways) - 1) / 2) * height
         median = rows["latency (ms)"]
-        style = {"xerr": [median - rows["25 %"], rows["75 %"] - median], "ecolor": "0.2"}
-        bars = ax.barh(y, median, height, color=COLOURS[number], label=way, **style)
+        span = [median - rows["25 %"], rows["75 %"] - median]
+        bars = ax.barh(y, median, height, xerr=span, ecolor="0.2", color=COLOURS[number], label=way)
         # Emulated bf16 is so slow that the others' bars can hardly be read beside it.
-        ax.bar_label(bars, [_milliseconds(time) for time in median], padding=3, fontsize=7)
+        ax.bar_label(bars, [f"{t:.3g}" if t < 100 else f"{t:.0f}" for t in median], padding=3, fontsize=7)
     backbones = table.drop_duplicates("model")["backbone"].str.removeprefix("tf_").str.split(".").str[0]
     ax.set_yticks(range(len(models)), [f"{m}\n{b}" for m, b in zip(models, backbones, strict=True)])
     ax.invert_yaxis()
@@ -363,11 +347,6 @@ def latencies(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="time of one crop (ms): median, quartiles")
     ax.legend()
     return ax
-
-
-def _milliseconds(time: float) -> str:
-    """To three digits; nothing where a model was not run that way."""
-    return "" if np.isnan(time) else f"{time:.0f}" if time >= 100 else f"{time:.3g}"
 
 
 def growth(table: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from iqa_lib import metrics, paths
@@ -21,7 +19,7 @@ from iqa_lib.data.images import ImageSet
 from iqa_lib.progress import Progress
 from iqa_lib.scoring.score import Scorer
 from iqa_lib.study import attention, maps
-from iqa_lib.study.figures import COLOURS, axes_or_new, panels
+from iqa_lib.study.figures import COLOURS, axes_or_new, interval_dots, panels
 
 STAGES = ["stage 1", "stage 2", "stage 3", "stage 4"]
 STAGE_COLOURS = sns.color_palette("viridis", 4)  # dark to light with depth, readable when printed in grey
@@ -36,22 +34,17 @@ def attention_examples(images: ImageSet, rows: np.ndarray, test: pd.DataFrame, p
 
     ``test`` holds one row for each of ``rows``; ``paper`` is the table ``attention_examples``.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(9, 4.6), height_ratios=[1.5, 1], layout="constrained")
-    examples = zip(axes.T, rows, test.itertuples(), paper.itertuples(), strict=True)
-    for (top, bottom), row, seen, theirs in examples:
-        top.imshow(images.image(row))
-        top.axis("off")
-        scores = f"score {seen.score:.0f}, predicted {seen.prediction:.0f}"
-        top.set_title(f"{theirs.quality} quality: {scores}", fontsize=10)
-        ours = [getattr(seen, alpha) for alpha in attention.ALPHAS]
-        published = [theirs.stage1, theirs.stage2, theirs.stage3, theirs.stage4]
-        as_paper = {"color": "0.85", "hatch": "//", "ec": "0.4", "lw": 0.5, "label": "paper"}
-        for shift, weights, style in (
-            (-0.2, ours, {"color": COLOURS[0], "label": "this run"}),
-            (0.2, published, as_paper),
-        ):
-            bars = bottom.bar(np.arange(4) + shift, weights, 0.4, **style)
-            bottom.bar_label(bars, fmt="%.2f", fontsize=7.5)
+    figure, axes = panels(6, 3, 3, 2.3, height_ratios=[1.5, 1])
+    axes = axes.reshape(2, 3)
+    beside = {"color": "0.85", "hatch": "//", "ec": "0.4", "lw": 0.5, "label": "paper"}
+    styles = ((-0.2, {"color": COLOURS[0], "label": "this run"}), (0.2, beside))
+    weights = zip(test[attention.ALPHAS].to_numpy(), paper.filter(like="stage").to_numpy(), strict=True)
+    examples = zip(axes.T, rows, test.itertuples(), paper["quality"], weights, strict=True)
+    for (top, bottom), row, seen, quality, both in examples:
+        title = f"{quality} quality: score {seen.score:.0f}, predicted {seen.prediction:.0f}"
+        photograph(images.image(row), title, top, fontsize=10)
+        for alphas, (shift, style) in zip(both, styles, strict=True):
+            bottom.bar_label(bottom.bar(np.arange(4) + shift, alphas, 0.4, **style), fmt="%.2f", fontsize=7.5)
         bottom.set(ylim=(0, 1.15), xticks=range(4), xticklabels=STAGES)
     axes[1, 0].set_ylabel("weight (sum 1)")
     axes[1, 0].legend()
@@ -87,11 +80,9 @@ def attention_by_group(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mean stage weights of each group of images, in the order of a table of `attention.attention_by`."""
     ax = axes_or_new(ax, 6, 3.8)
     group, share = table.columns[0], table.columns[-1]
-    names = [f"{name}  (n = {n})" for name, n in zip(table[group], table["n"], strict=True)]
-    left = np.zeros(len(table))
-    for column, stage, colour in zip(attention.ALPHAS, STAGES, STAGE_COLOURS, strict=True):
-        ax.barh(names, table[column], left=left, color=colour, label=stage, ec="white", lw=0.5)
-        left += table[column].to_numpy()
+    weights = table[attention.ALPHAS].set_axis(STAGES, axis=1)
+    weights.index = [f"{name}  (n = {n})" for name, n in zip(table[group], table["n"], strict=True)]
+    weights.plot.barh(stacked=True, width=0.8, color=STAGE_COLOURS, ec="white", lw=0.5, ax=ax)
     for place, value in enumerate(table[share]):
         ax.text(1.02, place, f"{value:.0%}", va="center", fontsize=8)
     ax.text(1.02, len(table) - 0.2, share.replace(" on one", "\non one"), fontsize=7.5)
@@ -104,9 +95,8 @@ def scores_with_other_weights(table: pd.DataFrame, ax: Axes | None = None) -> Ax
     """What SRCC loses when the learned weights are replaced: paired differences with 95 % intervals."""
     learned, others = table.iloc[0], table.iloc[1:]
     ax = axes_or_new(ax, 8, 0.36 * len(others) + 1.3)
-    value, place = others["difference of SRCC"], np.arange(len(others))
-    reach = [value - others["95 % low"], others["95 % high"] - value]
-    ax.errorbar(value, place, xerr=reach, fmt="o", color=COLOURS[0], capsize=3)
+    value, place = others["difference of SRCC"], range(len(others))
+    interval_dots(ax, others, place, value.name, lying=True, ms=6, capsize=3)
     ax.axvline(0, color="0.5", lw=1, ls="--")
     srcc = others["SRCC"].map(metrics.in_words)
     ax.set_yticks(place, [f"{w}: SRCC {s}" for w, s in zip(others["weights"], srcc, strict=True)])
@@ -147,25 +137,21 @@ def maps_under_distortion(shown: Shown, name: str) -> Figure:
 
 def _draw_maps(figure: Figure, axes: np.ndarray, shown: Shown, **where: str | int) -> None:
     """``axes`` (images, 5): the image and its maps, with a colour bar for each stage."""
-    for row, (image, _) in zip(axes, shown, strict=True):
-        row[0].imshow(image)
-        for axis in row:
-            axis.axis("off")
+    bars = {"shrink": 0.85, "pad": 0.01, "extend": "max", **where}
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, _) in zip(axes[:, 0], shown, strict=True):
+        axis.imshow(image)
     for stage, (column, name) in enumerate(zip(axes.T[1:], STAGES, strict=True)):
         layers = [seen.activation_SHW[stage] for _, seen in shown]
         low, high = min(m.min() for m in layers), np.quantile(np.concatenate(layers, None), 0.995)
-        scale = Normalize(low, high)
         for axis, activation in zip(column, layers, strict=True):
-            axis.imshow(activation, cmap="viridis", norm=scale)
-        drawn = ScalarMappable(scale, "viridis")
-        bar = figure.colorbar(drawn, ax=list(column), shrink=0.85, pad=0.01, extend="max", **where)
+            drawn = axis.imshow(activation, cmap="viridis", vmin=low, vmax=high)
+        bar = figure.colorbar(drawn, ax=list(column), **bars)
         bar.set_label(f"{name}: mean |activation|", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     # An unseen bar keeps the images as large as their maps.
-    unseen = figure.colorbar(drawn, ax=list(axes[:, 0]), shrink=0.85, pad=0.01, extend="max", **where)
-    unseen.set_label(" ", fontsize=8)
-    unseen.ax.tick_params(labelsize=7)
-    for artist in unseen.ax.get_children():
+    for artist in figure.colorbar(drawn, ax=list(axes[:, 0]), **bars).ax.get_children():
         artist.set_visible(False)
 
 
@@ -198,10 +184,10 @@ def activation_by_level(table: pd.DataFrame) -> Figure:
 # --- local quality ----------------------------------------------------------------------------------------
 
 
-def photograph(image: np.ndarray, title: str, ax: Axes) -> Axes:
+def photograph(image: np.ndarray, title: str, ax: Axes, fontsize: float | str = "large") -> Axes:
     """An image under its title."""
     ax.imshow(image, cmap="gray")  # which colour images ignore
-    ax.set_title(title, fontsize="large")
+    ax.set_title(title, fontsize=fontsize)
     ax.axis("off")
     return ax
 

@@ -8,7 +8,6 @@ Shape suffixes: B batch, C channels, H height, W width, K side of a square, L la
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -54,20 +53,23 @@ def examine(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Ex
         ExplainError: the image is of another type or too small.
     """
     size = settings.crop_size
-    _require_image(image_HWC, size)
-    height, width = image_HWC.shape[:2]
+    shape = _checked_shape(image_HWC, size)
     # Overlap by half leaves room to blend without a crop's sides, where padding shows.
-    scored, blended = grid(height, width, size), _overlapping_grid(height, width, size, size - size // 2)
-    corners = list(dict.fromkeys(scored + blended))
-    tables, canvas, places = [], _Canvas(len(STRIDES), height, width), iter(corners)
-    for maps, table in _passes(settings, model, (image_HWC[_square(c, size)] for c in corners)):
-        tables.append(table)
-        for activation_SHW, corner in zip(_mean_absolute(maps, size), places, strict=False):
-            if corner in blended:
-                canvas.add(corner, size, activation_SHW, margin=STRIDES[-1] // 2)
+    scored, blended = grid(*shape, size), _overlapping_grid(*shape, size, size - size // 2)
+    corners, tables = list(dict.fromkeys(scored + blended)), []
+
+    def activations() -> Iterator[np.ndarray]:
+        """Of each crop (S, K, K): the mean over channels, bilinear from cells to the pixels they cover."""
+        for maps, table in _passes(settings, model, (image_HWC[_square(corner, size)] for corner in corners)):
+            tables.append(table)
+            means = (m.float().abs().mean(dim=1, keepdim=True) for m in maps)
+            yield from torch.cat([F.interpolate(m, (size, size), mode="bilinear") for m in means], 1).cpu().numpy()
+
+    squares = ((corner, seen) for corner, seen in zip(corners, activations(), strict=True) if corner in blended)
+    activation_SHW = _blend(squares, size, shape, layers=len(STRIDES), margin=STRIDES[-1] // 2)
     crops = pd.DataFrame(corners, columns=["top", "left"]).join(pd.concat(tables, ignore_index=True))
     crops = crops.iloc[: len(scored)]
-    return Examination(float(crops["score"].mean()), crops, canvas.mean())
+    return Examination(float(crops["score"].mean()), crops, activation_SHW)
 
 
 def score_crops(
@@ -82,8 +84,8 @@ def score_crops(
         ExplainError: as `examine`.
     """
     size = settings.crop_size
-    _require_image(image_HWC, size)
-    corners = corners or grid(*image_HWC.shape[:2], size)
+    shape = _checked_shape(image_HWC, size)
+    corners = corners or grid(*shape, size)
     crops = (image_HWC[_square(corner, size)] for corner in corners)
     return pd.DataFrame(corners, columns=["top", "left"]).join(_table(settings, model, crops))
 
@@ -104,17 +106,14 @@ def quality_map(
     Raises:
         ExplainError: as `examine`, or the stride leaves gaps.
     """
-    _require_image(image_HWC, settings.crop_size)
-    height, width = image_HWC.shape[:2]
+    shape = _checked_shape(image_HWC, settings.crop_size)
     window = min(window, settings.crop_size)
-    corners = _overlapping_grid(height, width, window, stride)
+    corners = _overlapping_grid(*shape, window, stride)
     missing = (model.backbone.input_size or window) - window
     mirrored = ((0, missing), (0, missing), (0, 0))
     crops = (np.pad(image_HWC[_square(corner, window)], mirrored, mode="symmetric") for corner in corners)
-    canvas = _Canvas(1, height, width)
-    for corner, score in zip(corners, _table(settings, model, crops)["score"], strict=True):
-        canvas.add(corner, window, score)
-    return canvas.mean()[0]
+    scores = _table(settings, model, crops)["score"]
+    return _blend(zip(corners, scores, strict=True), window, shape)[0]
 
 
 def occlusion(
@@ -134,12 +133,11 @@ def occlusion(
         ExplainError: as `examine`, or the stride leaves gaps.
     """
     size = settings.crop_size
-    _require_image(image_HWC, size)
-    height, width = image_HWC.shape[:2]
-    patch = min(patch, height, width)
+    shape = _checked_shape(image_HWC, size)
+    patch = min(patch, *shape)
     blurred = ndimage.gaussian_filter(image_HWC, (patch / 8, patch / 8, 0), mode="nearest")
     crops = score_crops(settings, model, image_HWC)
-    patches = _overlapping_grid(height, width, patch, patch // 2 if stride is None else stride)
+    patches = _overlapping_grid(*shape, patch, patch // 2 if stride is None else stride)
     jobs = [
         (crop, (y, x))
         for y, x in patches
@@ -147,19 +145,16 @@ def occlusion(
         if -patch < y - crop.top < size and -patch < x - crop.left < size  # they overlap
     ]
 
-    def with_blur(place: Corner) -> np.ndarray:
+    def blurred_crop(crop: tuple, place: Corner) -> np.ndarray:
         changed, there = image_HWC.copy(), _square(place, patch)
         changed[there] = blurred[there]
-        return changed
+        return changed[_square((crop.top, crop.left), size)]
 
-    changed = (with_blur(place)[_square((crop.top, crop.left), size)] for crop, place in jobs)
+    scores = _table(settings, model, (blurred_crop(*job) for job in jobs))["score"]
     fall = dict.fromkeys(patches, 0.0)
-    for (crop, place), score in zip(jobs, _table(settings, model, changed)["score"], strict=True):
+    for (crop, place), score in zip(jobs, scores, strict=True):
         fall[place] += (crop.score - score) / len(crops)
-    canvas = _Canvas(1, height, width)
-    for place, points in fall.items():
-        canvas.add(place, patch, points)
-    return canvas.mean()[0]
+    return _blend(fall.items(), patch, shape)[0]
 
 
 def under_distortion(
@@ -200,13 +195,15 @@ def stage_statistics(settings: RunSettings, model: BlindIQA, images: ImageSet, r
 # --- crops of one image -----------------------------------------------------------------------------------
 
 
-def _require_image(image_HWC: np.ndarray, crop_size: int) -> None:
+def _checked_shape(image_HWC: np.ndarray, crop_size: int) -> tuple[int, int]:
+    """Height and width; ExplainError where it is no image that can be scored."""
     shape, dtype = getattr(image_HWC, "shape", ()), getattr(image_HWC, "dtype", type(image_HWC).__name__)
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < crop_size:
         raise ExplainError(
             f"Expected an RGB image of uint8, height x width x 3, both at least {crop_size} px; got {dtype} of "
             f"shape {shape}. iqa_lib.data.decode.decode reads any image file in that form."
         )
+    return shape[:2]
 
 
 def _passes(
@@ -238,41 +235,27 @@ def _square(corner: Corner, size: int) -> tuple[slice, slice]:
     return tuple(slice(start, start + size) for start in corner)
 
 
-def _mean_absolute(maps: list[Tensor], size: int) -> np.ndarray:
-    """(B, S, size, size): mean over channels, then bilinear from cells to the pixels they cover."""
-    activations = [m.float().abs().mean(dim=1, keepdim=True) for m in maps]
-    enlarged = [F.interpolate(a, (size, size), mode="bilinear", align_corners=False) for a in activations]
-    return torch.cat(enlarged, dim=1).cpu().numpy()
-
-
 def _overlapping_grid(height: int, width: int, size: int, stride: int) -> list[Corner]:
     """Evenly spaced corners of squares from side to side, ``stride`` px apart at most."""
     if not 1 <= stride <= size:
         raise ExplainError(f"stride is {stride} px; 1 to {size} (the side of the squares) leaves no gaps.")
-
-    def along(length: int) -> list[int]:
-        steps = math.ceil((length - size) / stride)
-        return np.linspace(0, length - size, steps + 1).round().astype(int).tolist()
-
-    return [(y, x) for y in along(height) for x in along(width)]
+    return grid(height, width, size, stride)
 
 
-class _Canvas:
-    """The weighted mean of squares laid over an image; a square counts most in its middle."""
+def _blend(
+    squares: Iterable[tuple[Corner, float | np.ndarray]], size: int, shape: tuple[int, int], layers=1, margin=0
+) -> np.ndarray:
+    """The weighted mean (L, H, W) of squares laid over an image, each with its value: one, or (L, K, K).
 
-    def __init__(self, layers: int, height: int, width: int):
-        self._sum = np.zeros((layers, height, width))
-        self._weight = np.zeros((height, width))
-
-    def add(self, corner: Corner, size: int, value: float | np.ndarray, margin: int = 0) -> None:
-        """``value``: one, or (L, K, K); ``margin``: px along the square's inner sides that hardly count."""
-        falls = [_fall(*along, size, margin) for along in zip(corner, self._weight.shape, strict=True)]
-        there, weight = _square(corner, size), np.outer(*falls)
-        self._sum[:, *there] += weight * value
-        self._weight[there] += weight
-
-    def mean(self) -> np.ndarray:
-        return (self._sum / self._weight).astype(np.float32)
+    A square counts most in its middle, and hardly along its inner sides, up to ``margin`` px from them.
+    """
+    sum_LHW, weight_HW = np.zeros((layers, *shape)), np.zeros(shape)
+    for corner, value in squares:
+        falls = [_fall(*along, size, margin) for along in zip(corner, shape, strict=True)]
+        there, weight_KK = _square(corner, size), np.outer(*falls)
+        sum_LHW[:, *there] += weight_KK * value
+        weight_HW[there] += weight_KK
+    return (sum_LHW / weight_HW).astype(np.float32)
 
 
 def _fall(start: int, length: int, size: int, margin: int) -> np.ndarray:
