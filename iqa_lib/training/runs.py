@@ -1,9 +1,9 @@
 """The run store: what a run is, where it lies, whether it is complete.
 
-``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``,
-``predictions.parquet``, the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, last of all, ``result.json``: without it the run is not
-complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores lies there too,
-without a model (`iqa_lib.study.published`).
+``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``, ``predictions.parquet``,
+the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, written last, ``result.json``: without
+it the run is not complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores
+lies there too, without a model (`iqa_lib.study.published`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,13 @@ from iqa_lib.profile import RunSettings
 NOT_IDENTITY = {"profile", "data_folder", "compile"}
 IDENTITY = RunSettings.model_fields.keys() - NOT_IDENTITY
 # As ``run.json`` has them.
-DEFAULTS = {
-    key: list(field.default) if isinstance(field.default, tuple) else field.default
-    for key, field in RunSettings.model_fields.items()
-    if not field.is_required()
-}
+DEFAULTS = RunSettings.model_construct().model_dump(mode="json")
 
 # Files of a run's folder
 MODEL = "model.safetensors"
 STATE = "state.pt"
 
+PACKAGES = ("torch", "timm", "accelerate", "numpy", "scipy", "pillow", "piq")  # whose versions a run notes
 LEASE = 60.0  # seconds without a sign of life after which a machine's claim to a run is void
 
 
@@ -65,7 +62,9 @@ def claimed(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             claim.acquire(timeout=2)
     except filelock.Timeout:
-        print(f"{folder.name} is being worked on by {_owner(claim)}: waiting for it.", file=sys.stderr)
+        # No owner: it has just let go. Behind a hostname's '?': which container.
+        owner = f"process {o.pid} on {o.hostname.partition('?')[0]}" if (o := claim.owner) else "another process"
+        print(f"{folder.name} is being worked on by {owner}: waiting for it.", file=sys.stderr)
         claim.acquire(poll_interval=1)
     try:
         yield
@@ -78,13 +77,6 @@ def claimed(folder: Path) -> Iterator[None]:
         raise
     finally:
         claim.release()
-
-
-def _owner(claim: filelock.SoftFileLease) -> str:
-    owner = claim.owner
-    if owner is None:  # it has just let go
-        return "another process"
-    return f"process {owner.pid} on {owner.hostname.partition('?')[0]}"  # behind the '?': which container
 
 
 class StoredRun:
@@ -112,11 +104,9 @@ class StoredRun:
 
     def measure(self, resamples: int) -> dict[str, metrics.Interval]:
         """Agreement on the test split, from the predictions: each metric with its interval (`metrics.report`)."""
-        test = self.test
+        test, logistic = self.test, self.result["logistic"]
         groups = metrics.groups_of(test["reference"])
-        return metrics.report(
-            test["prediction"], test["score"], self.result["logistic"], groups=groups, resamples=resamples
-        )
+        return metrics.report(test["prediction"], test["score"], logistic, groups=groups, resamples=resamples)
 
     @property
     def srcc(self) -> float:
@@ -156,11 +146,8 @@ class StoredRun:
     ) -> None:
         """Write what was found; ``result.json`` last, for it makes the run complete."""
         self.write_table("predictions.parquet", predictions)
-        for name, part in {
-            "run": self.config,
-            "environment": environment(device, seconds, precision),
-            "result": result,
-        }.items():
+        made_in = environment(device, seconds, precision)
+        for name, part in {"run": self.config, "environment": made_in, "result": result}.items():
             paths.write_atomically(self.folder / f"{name}.json", json.dumps(part, indent=1))
 
     @contextlib.contextmanager
@@ -255,14 +242,12 @@ def _of_an_earlier_version(store: Path, name: str, config: dict) -> Path | None:
     wanted = _identity(config)
     for folder in sorted(store.glob(f"{glob.escape(name)}-*")):
         try:
-            stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if not isinstance(stored, dict) or not (folder / "result.json").is_file():
+            stored = dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             continue
         if "precision" not in wanted:
             stored.pop("precision", None)
-        if _identity(stored) == wanted:
+        if (folder / "result.json").is_file() and _identity(stored) == wanted:
             return folder
     return None
 
@@ -271,10 +256,9 @@ def environment(device: str, seconds: float, precision: str = "float32") -> dict
     """Commit, versions and machine: enough to trace a number to what made it."""
     from iqa_lib import machine
 
-    packages = ("torch", "timm", "accelerate", "numpy", "scipy", "pillow", "piq")
     return {
         "commit": commit(),
-        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,

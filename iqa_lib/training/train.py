@@ -76,10 +76,12 @@ def train(settings: RunSettings, images: ImageSet | None = None) -> Run:
         )
     # Of several processes of one training the first alone claims the run and writes.
     with claimed(run.folder) if accelerator.is_main_process else nullcontext():
-        _wait_for_the_others(accelerator)
+        with _needing_the_others(accelerator):
+            accelerator.wait_for_everyone()
         if not run.complete:
             _train(run, settings, images, accelerator)
-            _wait_for_the_others(accelerator)
+            with _needing_the_others(accelerator):
+                accelerator.wait_for_everyone()
         if accelerator.is_main_process:  # also after a process that was killed between its result and this
             (run.folder / STATE).unlink(missing_ok=True)
     return run
@@ -99,13 +101,10 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before it is written
     chooser = "val" if settings.protocol == "honest" else "test"
-    rows_of = {split: images.rows(split) for split in ("train", "val", "test")}
     for split in ("train", chooser, "test"):
-        if len(rows_of[split]) < 3:
-            raise RunError(
-                f"Dataset '{settings.dataset}' has {len(rows_of[split])} images in split '{split}'; at least 3 needed."
-            )
-    train_rows = rows_of["train"]
+        if (number := len(images.rows(split))) < 3:
+            raise RunError(f"Dataset '{settings.dataset}' has {number} images in split '{split}'; at least 3 needed.")
+    train_rows = images.rows("train")
     watched = (chooser, "test") if settings.watch_test and chooser != "test" else (chooser,)
 
     loop = Loop.start(settings, images, accelerator)
@@ -138,8 +137,9 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
             learnt = train_epoch(loop, crops, rng.permutation(len(crops.labels)), epoch)
         row = {"epoch": epoch, **learnt}
         for split in watched:
-            predicted = _score(settings, model, images, rows_of[split], split, epoch)["prediction"]
-            row |= _agreement(split, predicted, images.scores(rows_of[split]))
+            predicted = _predict(settings, model, images, split, epoch)["prediction"]
+            for metric in (metrics.srcc, metrics.plcc, metrics.rmse):
+                row[f"{split}_{metric.__name__}"] = metric(predicted, images.scores(images.rows(split)))
         row["learning_rate_head"] = schedule.get_last_lr()[-1]
         with _needing_the_others(accelerator):
             (row,) = broadcast_object_list([row])  # what the first process measured decides for all
@@ -147,44 +147,15 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
         # An undefined SRCC (constant predictions) is worse than any number, but some weights must be kept.
         srcc = row[f"{chooser}_srcc"]
         if epoch == 1 or srcc > best["srcc"]:
-            srcc = srcc if math.isfinite(srcc) else -math.inf
-            best = {"srcc": srcc, "epoch": epoch}
-            if accelerator.is_main_process:
+            best = {"srcc": srcc if math.isfinite(srcc) else -math.inf, "epoch": epoch}
+        if accelerator.is_main_process:
+            if best["epoch"] == epoch:
                 _save_model(model, run.folder)
-        if not accelerator.is_main_process:
-            continue
-        paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
-        save_state(
-            state_file,
-            model=_trained_state(model),
-            optimizer=optimizer.state_dict(),
-            schedule=schedule.state_dict(),
-            epochs=epochs,
-            best=best,
-        )
+            paths.write_atomically(run.folder / "epochs.jsonl", "".join(json.dumps(e) + "\n" for e in epochs))
+            save_state(state_file, _trained_state(model), optimizer, schedule, epochs=epochs, best=best)
 
-    if not accelerator.is_main_process:
-        return
-    if not (run.folder / MODEL).is_file():
-        raise RunError(
-            f"{run.folder}: {MODEL}, the weights of epoch {best['epoch']}, was deleted while this run trained. "
-            f"Run it again: it starts from the beginning."
-        )
-    best["parameters"] = sum(p.numel() for p in model.parameters())
-    # From the weights on disk, so that a run that was killed ends in the same bits as one that was not.
-    best_model = run.load_model().to(accelerator.device, memory_format=torch.channels_last)
-    scored = {
-        split: _score(settings, best_model, images, rows_of[split], split, best["epoch"])
-        for split in dict.fromkeys((chooser, "test"))
-    }
-    _finish(run, settings, images, scored, best, len(epochs), accelerator.device, time.monotonic() - started)
-
-
-def _share(batch: np.ndarray, accelerator: Accelerator) -> np.ndarray:
-    """This process's part of a batch; a batch smaller than the number of processes is worked by all."""
-    if len(batch) < accelerator.num_processes:
-        return batch
-    return batch[accelerator.process_index :: accelerator.num_processes]
+    if accelerator.is_main_process:
+        _finish(run, loop, images, chooser, len(epochs), best["epoch"], started)
 
 
 @contextmanager
@@ -201,18 +172,6 @@ def _needing_the_others(accelerator: Accelerator) -> Iterator[None]:
             f"reach: process {accelerator.process_index} heard no more of it ({reason}). The epochs before this one "
             f"are kept: start the same command again to go on from there."
         ) from error
-
-
-def _wait_for_the_others(accelerator: Accelerator) -> None:
-    with _needing_the_others(accelerator):
-        accelerator.wait_for_everyone()
-
-
-def _average_gradients(model: BlindIQA, accelerator: Accelerator) -> None:
-    if accelerator.num_processes > 1:
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
 @dataclass
@@ -249,7 +208,9 @@ class Loop:
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         with _needing_the_others(self.accelerator):
-            _average_gradients(self.model, self.accelerator)
+            for parameter in self.model.parameters() if self.accelerator.num_processes > 1 else ():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
             loss = self.accelerator.reduce(loss.detach(), "mean")
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.accelerator.clip_grad_norm_(learning, self.settings.clip_norm)
@@ -267,63 +228,51 @@ def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) 
     Raises:
         RunError: the loss of a batch is no number.
     """
-    settings, accelerator = loop.settings, loop.accelerator
+    settings, accelerator, processes = loop.settings, loop.accelerator, loop.accelerator.num_processes
     loop.model.train()
     if settings.freeze_backbone:
         loop.model.backbone.eval()
     batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
-    shares = [_share(batch, accelerator) for batch in batches]
+    # A batch smaller than the number of processes is worked by all.
+    shares = [batch if len(batch) < processes else batch[accelerator.process_index :: processes] for batch in batches]
     losses, unread, waited, started = [], [], 0.0, time.monotonic()
     bar = Progress(ahead(crops.read, shares), desc=f"train: epoch {epoch}/{settings.epochs}", total=len(batches))
     asked = started
     for number, data in enumerate(bar):
         waited += time.monotonic() - asked
         batch, chosen = batches[number], shares[number]
-        label_B = page_locked(torch.from_numpy(crops.labels[chosen]))
-        label_B = label_B.to(accelerator.device, non_blocking=True)
-        shared = 1 < accelerator.num_processes <= len(batch)  # shares may differ by one image
-        scale = len(chosen) * accelerator.num_processes / len(batch) if shared else 1.0
+        label_B = page_locked(torch.from_numpy(crops.labels[chosen])).to(accelerator.device, non_blocking=True)
+        # Shares may differ by one image.
+        scale = len(chosen) * processes / len(batch) if 1 < processes <= len(batch) else 1.0
         unread.append(loop.step(crops.stages(data), label_B, scale))
         if len(unread) == LOSSES_AT_ONCE or number == len(batches) - 1:
             losses += torch.stack(unread).tolist()
             unread.clear()
-            if not np.isfinite(losses).all():
-                _refuse(losses, batches, crops, loop, epoch)
+            if len(wrong := np.flatnonzero(~np.isfinite(losses))):
+                names = ", ".join(crops.names.iloc[batches[wrong[0]][:3]])
+                raise RunError(
+                    f"The loss is {losses[wrong[0]]} in epoch {epoch}, batch {wrong[0] + 1} (images {names}, …; "
+                    f"learning rates {loop.schedule.get_last_lr()}). {LOWER_THE_RATE}"
+                )
             bar.show(loss=float(np.mean(losses[-20:])))
         asked = time.monotonic()
     seconds = asked - started
     return {"train_loss": float(np.mean(losses)), "train_seconds": seconds, "data_wait": waited / seconds}
 
 
-def _refuse(losses: list[float], batches: list[np.ndarray], crops: ImageBatches, loop: Loop, epoch: int):
-    first = int(np.flatnonzero(~np.isfinite(losses))[0])
-    raise RunError(
-        f"The loss is {losses[first]} in epoch {epoch}, batch {first + 1} (images "
-        f"{', '.join(crops.names.iloc[batches[first][:3]])}, …; learning rates {loop.schedule.get_last_lr()}). "
-        f"{LOWER_THE_RATE}"
-    )
-
-
-def _score(
-    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray, split: str, epoch: int
-) -> pd.DataFrame:
-    """Predictions of a split (`predict`); refused where diverged weights predict no number."""
-    crops = evaluation_crops(settings, images, rows, epoch)
-    scored = predict(settings, model, images, rows, split, crops)
-    wrong = ~np.isfinite(scored["prediction"].to_numpy())
-    if wrong.any():
-        names = images.table["image"].iloc[rows[wrong][:3]]
+def _predict(settings: RunSettings, model: BlindIQA, images: ImageSet, split: str, epoch: int) -> pd.DataFrame:
+    """Labels and predictions of a split; refused where diverged weights predict no number."""
+    rows = images.rows(split)
+    scored = predict(settings, model, images, rows, split, evaluation_crops(settings, images, rows, epoch))
+    table = images.table.drop(columns="path").iloc[rows].reset_index(drop=True).join(scored)
+    wrong = table.loc[~np.isfinite(table["prediction"]), "image"]
+    if len(wrong):
         raise RunError(
-            f"After the last batch of epoch {epoch}, {wrong.sum()} of {len(rows)} predictions of split '{split}' are not "
-            f"finite (images {', '.join(names)}, …; learning rates began at "
+            f"After the last batch of epoch {epoch}, {len(wrong)} of {len(rows)} predictions of split '{split}' are not "
+            f"finite (images {', '.join(wrong[:3])}, …; learning rates began at "
             f"[{settings.learning_rate_backbone}, {settings.learning_rate_head}]). {LOWER_THE_RATE}"
         )
-    return scored
-
-
-def _agreement(split: str, predicted: pd.Series, score: np.ndarray) -> dict[str, float]:
-    functions = (metrics.srcc, metrics.plcc, metrics.rmse)
-    return {f"{split}_{f.__name__}": f(predicted, score) for f in functions}
+    return table
 
 
 def _optimizer(model: BlindIQA, settings: RunSettings) -> torch.optim.Optimizer:
@@ -331,8 +280,7 @@ def _optimizer(model: BlindIQA, settings: RunSettings) -> torch.optim.Optimizer:
     if settings.freeze_backbone:
         model.backbone.requires_grad_(False)
     else:
-        backbone = {"params": list(model.backbone.parameters()), "lr": settings.learning_rate_backbone}
-        groups.insert(0, backbone)
+        groups.insert(0, {"params": list(model.backbone.parameters()), "lr": settings.learning_rate_backbone})
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
@@ -381,9 +329,10 @@ def _trained_state(model: BlindIQA) -> dict[str, Tensor]:
     return {k: v for k, v in model.state_dict().items() if k not in frozen}
 
 
-def save_state(path: Path, **state) -> None:
+def save_state(path: Path, model: dict[str, Tensor], optimizer, schedule, **progress) -> None:
+    states = {"model": model, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
     content = io.BytesIO()
-    torch.save(state, content)
+    torch.save(states | progress, content)
     paths.write_atomically(path, content.getvalue())
 
 
@@ -401,22 +350,19 @@ def _save_model(model: BlindIQA, folder: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def _finish(
-    run: Run,
-    settings: RunSettings,
-    images: ImageSet,
-    scored: dict[str, pd.DataFrame],
-    best: dict,
-    epochs_done: int,
-    device: torch.device,
-    seconds: float,
-) -> None:
+def _finish(run: Run, loop: Loop, images: ImageSet, chooser: str, epochs: int, best_epoch: int, started: float) -> None:
     """Write the best epoch's predictions on the held-out splits and what they say, ``result.json`` last."""
-    labels = images.table.drop(columns="path")
-    parts = {
-        split: labels.iloc[images.rows(split)].reset_index(drop=True).join(table) for split, table in scored.items()
-    }
+    if not (run.folder / MODEL).is_file():
+        raise RunError(
+            f"{run.folder}: {MODEL}, the weights of epoch {best_epoch}, was deleted while this run trained. "
+            f"Run it again: it starts from the beginning."
+        )
+    device = loop.accelerator.device
+    # From the weights on disk, so that a run that was killed ends in the same bits as one that was not.
+    model = run.load_model().to(device, memory_format=torch.channels_last)
+    parts = {s: _predict(run.settings, model, images, s, best_epoch) for s in dict.fromkeys((chooser, "test"))}
     curve = metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
-    result = {"best_epoch": best["epoch"], "epochs": epochs_done, "parameters": best["parameters"], "logistic": curve}
-    used = machine.used_precision(settings.precision, device)
-    run.complete_with(pd.concat(parts.values()), result, str(device), seconds, used)
+    parameters = sum(p.numel() for p in model.parameters())
+    result = {"best_epoch": best_epoch, "epochs": epochs, "parameters": parameters, "logistic": curve}
+    used = machine.used_precision(run.settings.precision, device)
+    run.complete_with(pd.concat(parts.values()), result, str(device), time.monotonic() - started, used)
