@@ -16,7 +16,9 @@ from iqa_lib import paths
 PAGES = ["README.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
 MEASURED = re.compile(r"(?<![\w.])[+−-]?0\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|GB|s|seconds|crops)\b|\b\d+(?:\.\d+)?%")
 NOT_OURS = re.compile(r"\bpaper(?:'s)?\b|\bpublished\b|\breference code\b|\braters disagree\b", re.I)
-BY = re.compile(r"<!-- (?:written )?by: (.+?) -->|`((?:python3? (?:-m iqa_lib|\S+\.py)|make \w+)[^`]*)`|`(tests/\S+\.py)`")
+BY = re.compile(
+    r"<!-- (?:written )?by: (.+?) -->|`((?:python3? (?:-m iqa_lib|\S+\.py)|make \w+)[^`]*)`|`(tests/\S+\.py)`"
+)
 VERBS = ["run", "train", "score", "finetune", "export", "bench", "data", "pretrain"]
 
 
@@ -69,7 +71,9 @@ def test_a_named_command_exists(command):
         assert (paths.CHECKOUT / words[-1 if len(words) == 1 else 1]).is_file()
 
 
-@pytest.mark.parametrize("text", ["SRCC 0.93 on KADID-10k.", "It took 12 min.", "A step is × 4 faster.", "Right in 93%."])
+@pytest.mark.parametrize(
+    "text", ["SRCC 0.93 on KADID-10k.", "It took 12 min.", "A step is × 4 faster.", "Right in 93%."]
+)
 def test_a_number_without_its_command_is_found(text):
     assert _measured(text) and not _commands(text)
     assert not _measured(f"{text.rstrip('.')} in the paper.")

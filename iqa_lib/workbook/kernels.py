@@ -32,7 +32,9 @@ class _Forked(LocalProvisioner):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
         environment = {**options["env"], "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-        process = context.Process(target=_run, args=(cmd[cmd.index("-m") + 2 :], options.get("cwd") or os.getcwd(), environment))
+        process = context.Process(
+            target=_run, args=(cmd[cmd.index("-m") + 2 :], options.get("cwd") or os.getcwd(), environment)
+        )
         process.start()
         self.process, self.pid = _Process(process), process.pid
         return self.connection_info
