@@ -63,6 +63,7 @@ class _Process:
 def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     from ipykernel.kernelapp import launch_new_instance
 
+    multiprocessing.set_start_method(None, force=True)  # the system's own for what the kernel starts
     os.setsid()  # a Ctrl-C is the runner's to handle
     os.chdir(folder)
     os.environ.clear()
