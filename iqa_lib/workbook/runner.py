@@ -158,7 +158,11 @@ def _run_all(
     for notebook in notebooks:
         if notebook not in selected:
             _recall(notebook, "earlier")
-    summarise(selected, write_report(notebooks, settings, common["versions"]), console)
+    report = settings.folder / "report.html"
+    newest = max(n.state.stat().st_mtime for n in notebooks if n.state.is_file())
+    if {n.status for n in selected} != {"skipped"} or not report.is_file() or report.stat().st_mtime < newest:
+        write_report(notebooks, settings, common["versions"])
+    summarise(selected, report, console)
     failures = [n.error["name"] for n in selected if n.error]
     return 0 if not failures else 2 if USER_MISTAKES.issuperset(failures) else 1
 
