@@ -21,6 +21,7 @@ from layouts import (
     spaq,
     tid,
     write_images,
+    write_sheet,
     write_text,
 )
 from PIL import Image
@@ -451,6 +452,30 @@ def test_a_damaged_label_file_is_named(tmp_path, layout, file, name):
     (tmp_path / file).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=rf"{file} is not a readable"):
         load_table(name, data_folder=tmp_path)
+
+
+SHEETS = {
+    "a row that names no image": ([[None, 48.86], ["00001.jpg", 62.5]], "row 2: names no image"),
+    "a heading and no row": ([], "its labels have no rows"),
+}
+
+
+@pytest.mark.parametrize("fault", SHEETS)
+def test_what_is_missing_in_a_sheet_is_named(tmp_path, fault):
+    rows, message = SHEETS[fault]
+    write_sheet(tmp_path / "MOS and Image attribute scores.xlsx", [["Image name", "MOS"], *rows])
+    write_images(tmp_path / "TestImage", ["00001.jpg"])
+    with pytest.raises(DataError, match=message):
+        load_table("spaq", data_folder=tmp_path)
+
+
+def test_csiqs_sheet_may_have_a_row_without_a_level(tmp_path):
+    csiq(tmp_path)
+    head = ["image", "dst_type", "dst_lev", "dmos_std", "dmos"]
+    rows = [["boston", "blur", 3, 0.1, 0.5], ["boston", "contrast", None, 0.1, 0.5]]
+    write_sheet(tmp_path / "csiq.DMOS.xlsx", [head, *rows], "all_by_image")
+    with pytest.raises(DataError, match=r"1 of 2 images are missing: 'dst_imgs/contrast/boston\.contrast\.nan\.png'"):
+        load_table("csiq", data_folder=tmp_path)
 
 
 def test_lists_of_unequal_length_are_refused(tmp_path):
