@@ -84,6 +84,8 @@ class Difference:
 
     def spreads(self) -> list[tuple[float, float]]:
         """Standard error and Satterthwaite's degrees of freedom, by each estimate of the variance over runs."""
+        if math.isnan(self.of_units):  # one image or reference, or one score for all
+            return [(math.nan, math.nan)]
         found = []
         for of_runs, freedom in self.of_runs or [(0.0, 1)]:
             total = self.of_units + of_runs

@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import sys
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,13 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
     try:
         launch_new_instance(argv=arguments)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
+
+
+def _end_with_the_runner() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -274,3 +274,12 @@ def test_a_true_claim_is_never_called_held_in_size_where_the_interval_lies_below
         d = compared(rng, [0.88, 0.86], [3, 3], run_sd=0.005, **PLCC)
         if d.high < 0.05:
             assert verdict(d, 0.05) != SIZE
+
+
+def test_images_of_one_reference_leave_every_verdict_open_and_fail_nothing():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=40)
+    a, b = (score + rng.normal(size=(3, 40)) for _ in range(2))
+    alone = compare(a, b, score, groups=np.zeros(40, int), scatter=Scatter(0.01, 4, "the baseline"))
+    (row,) = verdict_table([("a beats b", 0.01, alone)]).to_dict("records")
+    assert row["verdict"] == "cannot be told" and np.isnan([row["95 % low"], row["p (adjusted)"]]).all()
