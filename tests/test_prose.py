@@ -15,7 +15,7 @@ from iqa_lib import paths
 
 PAGES = ["README.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
 MEASURED = re.compile(r"(?<![\w.])[+−-]?0\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|GB|s|seconds|crops)\b|\b\d+(?:\.\d+)?%")
-NOT_OURS = re.compile(r"\bpaper(?:'s)?\b|\bpublished\b|\breference code\b|\braters disagree\b", re.I)
+NOT_OURS = re.compile(r"\bpaper(?:'s)?\b|\bpublished\b|\breference code\b|\bunless a profile says\b", re.I)
 BY = re.compile(
     r"<!-- (?:written )?by: (.+?) -->|`((?:python3? (?:-m iqa_lib|\S+\.py)|make \w+)[^`]*)`|`(tests/\S+\.py)`"
 )
