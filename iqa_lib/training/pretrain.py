@@ -171,13 +171,7 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
             | _validate(model, teacher, images)
         )
         paths.write_atomically(folder / "epochs.jsonl", "".join(json.dumps(row) + "\n" for row in done))
-        save_state(
-            state_file,
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            schedule=schedule.state_dict(),
-            epochs=done,
-        )
+        save_state(state_file, model.state_dict(), optimizer, schedule, epochs=done)
     facts = environment(str(device), time.monotonic() - started, machine.used_precision("auto", device))
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
