@@ -21,7 +21,7 @@ from iqa_lib import paths
 
 PID = "open(os.environ['IQA_HOME'] + '/pid', 'w').write(str(os.getpid()))"
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
-TOO_MUCH = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31)); bytearray(1 << 32)"
+TOO_MUCH = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 36, 1 << 36)); bytearray(1 << 37)"
 
 
 def test_kernels_that_die_hang_or_run_out_of_memory(record, tmp_path):
