@@ -160,7 +160,7 @@ def _run_all(
             _recall(notebook, "earlier")
     report = settings.folder / "report.html"
     newest = max(n.state.stat().st_mtime for n in notebooks if n.state.is_file())
-    if {n.status for n in selected} != {"skipped"} or not report.is_file() or report.stat().st_mtime < newest:
+    if {n.status for n in notebooks} != {"skipped"} or not report.is_file() or report.stat().st_mtime < newest:
         write_report(notebooks, settings, common["versions"])
     summarise(selected, report, console)
     failures = [n.error["name"] for n in selected if n.error]
