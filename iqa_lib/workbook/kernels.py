@@ -67,6 +67,8 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     multiprocessing.set_start_method(None, force=True)  # the system's own for what the kernel starts
     os.setsid()  # a Ctrl-C is the runner's to handle
     os.chdir(folder)
+    if os.environ.get("IQA_HOME") != environment.get("IQA_HOME"):  # what is imported belongs to another home
+        os.execve(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments], environment)
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
