@@ -99,6 +99,14 @@ def test_the_whole_workbook_runs_in_batch(finished):
 
 
 @pytest.mark.slow
+def test_an_executed_notebook_holds_its_figures(finished):
+    recorded = json.loads((finished / "runs/smoke/results/08_errors.json").read_text())["figures"]
+    executed = nbformat.read(finished / "runs/smoke/notebooks/08_errors.ipynb", 4)
+    outputs = [o for cell in executed.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(outputs) == len(recorded) > 0
+
+
+@pytest.mark.slow
 def test_every_experiment_leaves_its_exhibits_and_every_comparison_a_verdict(finished):
     folder = finished / "figures/smoke"
     assert set(pd.read_csv(folder / "experiments.csv")["state"]) == {"rebuilt"}

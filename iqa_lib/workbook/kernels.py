@@ -14,6 +14,7 @@ from typing import Any
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
+INLINE = "module://matplotlib_inline.backend_inline"  # figures become the notebook's output
 IMPORTED = ["ipykernel.kernelapp", "IPython.core.pylabtools", "iqa_lib.study.exhibits", "iqa_lib.workbook.report"]
 # Elsewhere a fork is not safe: system libraries of macOS have threads, a GPU's driver is bound to its process.
 CAN_FORK = sys.platform == "linux" and not Path("/proc/driver/nvidia").exists()
@@ -32,10 +33,8 @@ class _Forked(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
-        environment = {**options["env"], "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-        process = context.Process(
-            target=_run, args=(cmd[cmd.index("-m") + 2 :], options.get("cwd") or os.getcwd(), environment)
-        )
+        folder = options.get("cwd") or os.getcwd()
+        process = context.Process(target=_run, args=(cmd[cmd.index("-m") + 2 :], folder, options["env"]))
         process.start()
         self.process, self.pid = _Process(process), process.pid
         return self.connection_info
@@ -62,6 +61,7 @@ class _Process:
 
 
 def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    import matplotlib
     from ipykernel.kernelapp import launch_new_instance
 
     multiprocessing.set_start_method(None, force=True)  # the system's own for what the kernel starts
@@ -71,6 +71,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
         os.execve(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments], environment)
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
+    matplotlib.rcParams["backend"] = INLINE  # it read the environment when it was imported
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
     try:
         launch_new_instance(argv=arguments)
@@ -81,3 +82,6 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
 def _end_with_the_runner() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+KERNEL_MANAGER = ForkedKernelManager if CAN_FORK else AsyncKernelManager
