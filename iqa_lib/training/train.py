@@ -207,12 +207,12 @@ class Loop:
         loss = combined(self.settings.loss, self.settings.ranking_weight)(predicted_B.float(), label_B) * scale
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         with _needing_the_others(self.accelerator):
-            for parameter in self.model.parameters() if self.accelerator.num_processes > 1 else ():
+            for parameter in learning if self.accelerator.num_processes > 1 else ():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
             loss = self.accelerator.reduce(loss.detach(), "mean")
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.accelerator.clip_grad_norm_(learning, self.settings.clip_norm)
         self.optimizer.step()
         self.schedule.step()

@@ -34,6 +34,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def is_current(page: Path, *sources: Path) -> bool:
+    """Whether the page is there, and no file that it was made from is newer."""
+    return page.is_file() and page.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+
+
 def write_report(notebooks: list, settings: Profile, versions: dict[str, str]) -> Path:
     """``runs/<profile>/report.html``: a section for each of the runner's notebooks, all in one file."""
     seen: set[str] = set()
@@ -87,7 +92,7 @@ def _export_html(executed: Path) -> str | None:
     """The executed notebook as a page beside it; None where there is none, or half a one that a killed runner left."""
     page = executed.with_suffix(".html")
     try:
-        if not page.is_file() or page.stat().st_mtime < executed.stat().st_mtime:
+        if not is_current(page, executed):
             paths.write_atomically(page, HTMLExporter().from_filename(str(executed))[0])
     except (FileNotFoundError, ValueError):
         return None

@@ -21,7 +21,6 @@ from typing import Any
 import nbformat
 import papermill
 from filelock import FileLock, Timeout
-from jupyter_client import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import strip_color
 from rich.console import Console
@@ -33,8 +32,8 @@ from iqa_lib.errors import DataError, ProfileError, RunError
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.progress import BATCH_FILE
 from iqa_lib.workbook.console import Board, in_words, seconds_left, summarise
-from iqa_lib.workbook.kernels import CAN_FORK, ForkedKernelManager
-from iqa_lib.workbook.report import read_json, write_report
+from iqa_lib.workbook.kernels import KERNEL_MANAGER
+from iqa_lib.workbook.report import is_current, read_json, write_report
 
 # ipykernel warns about its TCP sockets at every start, and calls its own shutdown an error now and then.
 QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
@@ -159,8 +158,7 @@ def _run_all(
         if notebook not in selected:
             _recall(notebook, "earlier")
     report = settings.folder / "report.html"
-    newest = max(n.state.stat().st_mtime for n in notebooks if n.state.is_file())
-    if {n.status for n in notebooks} != {"skipped"} or not report.is_file() or report.stat().st_mtime < newest:
+    if {n.status for n in notebooks} != {"skipped"} or not is_current(report, *(n.state for n in notebooks)):
         write_report(notebooks, settings, common["versions"])
     summarise(selected, report, console)
     failures = [n.error["name"] for n in selected if n.error]
@@ -243,7 +241,7 @@ def _execute(
             cwd=notebook.source.parent,
             progress_bar=False,
             extra_arguments=QUIET_KERNEL,
-            kernel_manager_class=ForkedKernelManager if CAN_FORK else AsyncKernelManager,
+            kernel_manager_class=KERNEL_MANAGER,
             on_cell_start=on_cell_start,
             execution_timeout=cell_timeout,
         )
