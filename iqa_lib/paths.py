@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)  # on a full disk every byte counts
             raise
+
+
+def stamps(files: Iterable[str | Path]) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and time of change (ns) of each file: a cache of what is in them is good while these stay."""
+    return [(str(file), about.st_size, about.st_mtime_ns) for file in files for about in [Path(file).stat()]]
 
 
 def sync(path: Path) -> None:

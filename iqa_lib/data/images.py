@@ -169,9 +169,8 @@ def decode_to_cache(files: list[str], title: str, settings: DataSettings, verify
     A run that was killed goes on where it stopped: ``journal.csv`` has a line (height, width, CRC-32) for every
     image in ``pixels.u8``, and only what agrees with it is kept. ``index.json`` is written last.
     """
-    stat = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
     size = WorkingSize.of_settings(settings)
-    state = (FORMAT, stat, size.resolution, size.crop_size, *["portrait"] * size.portrait)
+    state = (FORMAT, paths.stamps(files), size.resolution, size.crop_size, *["portrait"] * size.portrait)
     key = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     folder = paths.DATA / "cache" / "-".join([*re.findall(r"[\w.]+", title), key])
     folder.parent.mkdir(parents=True, exist_ok=True)

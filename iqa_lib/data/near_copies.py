@@ -9,7 +9,6 @@ import hashlib
 import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -29,8 +28,7 @@ def groups(files: list[str]) -> np.ndarray:
 
     Files that cannot be read are like none.
     """
-    facts = [(file, s.st_size, s.st_mtime_ns) for file in files for s in [Path(file).stat()]]
-    known = "".join(f"{file} {size} {changed}\n" for file, size, changed in facts)
+    known = "".join(f"{file} {size} {changed}\n" for file, size, changed in paths.stamps(files))
     cache = paths.DATA / "cache" / f"near-copies-{hashlib.sha256(known.encode()).hexdigest()[:20]}.npy"
     if cache.is_file():
         return np.load(cache)

@@ -278,8 +278,7 @@ def _data_state(name: str, settings: Profile) -> list | str:
     if place is None:
         return "absent"
     found = sorted(place.rglob("*")) if place.is_dir() else [place]
-    files = [(str(f), f.stat()) for f in found if f.is_file() and not f.name.startswith(".")]
-    return [(name, about.st_size, about.st_mtime_ns) for name, about in files]
+    return paths.stamps(f for f in found if f.is_file() and not f.name.startswith("."))
 
 
 def _is_unchanged(notebook: Notebook, fingerprint: Callable[[Notebook], str]) -> bool:
