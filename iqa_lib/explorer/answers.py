@@ -22,7 +22,7 @@ from iqa_lib.explorer.request import Picture, Request, Score
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
 from iqa_lib.study import maps
-from iqa_lib.training.evaluate import ALPHAS
+from iqa_lib.training.predictor import ALPHAS
 from iqa_lib.training.runs import Run
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ from iqa_lib.explorer.answers import Answers, digest, labelled, read_upload
 from iqa_lib.explorer.request import Picture, Request
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
-from iqa_lib.training.evaluate import ALPHAS
+from iqa_lib.training.predictor import ALPHAS
 from iqa_lib.training.runs import Run
 
 LEVELS = range(6)  # 0: the image as it is

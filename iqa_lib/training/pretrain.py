@@ -32,7 +32,7 @@ from iqa_lib.models.hybrid import HybridSwin
 from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
-from iqa_lib.training.evaluate import ahead
+from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, claimed, environment
 from iqa_lib.training.train import save_state, train
 

@@ -78,14 +78,14 @@ def cache_features():
 
     from iqa_lib.data.crops import random_crops
     from iqa_lib.data.images import load_images
-    from iqa_lib.training.evaluate import crop_features
+    from iqa_lib.training.predictor import Predictor
     from iqa_lib.training.train import build_model
 
     settings = load_profile("smoke", freeze_backbone=True)
     images = load_images(settings)
     set_seed(0)
     crops = random_crops(images, images.rows("train"), 40, 64, np.random.default_rng(0), flip=True)
-    crop_features(settings, build_model(settings), images, crops, "many crops")
+    Predictor(settings, build_model(settings)).features(images, crops, "many crops")
 
 
 def test_feature_caching(record, homes):
