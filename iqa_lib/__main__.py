@@ -3,8 +3,6 @@
 Everything slow (papermill, torch, pandas) is imported by the verb that needs it: --help answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -1,7 +1,5 @@
 """What this computer can do: its device, its native precisions, its memory. Nobody else asks it."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

@@ -4,8 +4,6 @@ The four statistics take arrays (…, N) of N images and reduce the last axis, s
 call. Undefined is nan, never 0 or 1: constant predictions, fewer than three images, a nan among the values.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """One progress bar everywhere: at the terminal, in JupyterLab, and as a line of the runner in batch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

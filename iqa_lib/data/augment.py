@@ -1,7 +1,5 @@
 """Changes to training crops."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The datasets this workbook knows, and the one way to read any of them into a table."""
 
-from __future__ import annotations
-
 import difflib
 import importlib.resources
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What is known, what is there, and everything that is wrong with it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Fetch a dataset from its public address: licence shown, resumed, verified, unpacked without trust."""
 
-from __future__ import annotations
-
 import functools
 import http.client
 import os

@@ -3,8 +3,6 @@
 They are no independent images: kept on one side of a split and resampled together, like images of one reference.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import warnings

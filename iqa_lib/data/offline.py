@@ -8,8 +8,6 @@ embedded datasets come with the package (`shipped_scores`): computing them took 
 cross-dataset tests: all their rows are "test", and of contents that no training part here has.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.resources

@@ -5,8 +5,6 @@ photographs of the embedded datasets, and scenes composed of both. Never a pictu
 validate or test on, and none that people rated.
 """
 
-from __future__ import annotations
-
 import functools
 import zlib
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Nothing here knows widgets. Shape suffixes: C channels, H height, W width, S stages (4).
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections import OrderedDict

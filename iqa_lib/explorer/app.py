@@ -7,8 +7,6 @@ A change of any control makes a `Request`. One thread answers them, the score fi
 the activation maps and the quality map, and drops these when a newer request waits.
 """
 
-from __future__ import annotations
-
 import base64
 import time
 from collections import OrderedDict

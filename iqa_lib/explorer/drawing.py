@@ -5,8 +5,6 @@ Nothing here knows widgets or models. Whatever text comes in is escaped; scores 
 Shape suffixes: C channels, H height, W width, S stages (4).
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading checkpoints of the reference code: same network, other names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

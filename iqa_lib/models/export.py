@@ -3,8 +3,6 @@
 Shape suffixes: B batch, H height, W width.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io

@@ -7,8 +7,6 @@ computes just what its convolutions do, so that it begins as good as their Image
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import timm
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn

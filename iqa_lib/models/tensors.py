@@ -1,7 +1,5 @@
 """Tensors from files that nobody vouches for: read without running anything in them, compared with what is expected."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Every function takes a run's settings and model (``run.settings``, ``run.load_mo
 ExplainError where the model has no attention. Shape suffixes: S stages (4), N crops.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from functools import partial

@@ -4,8 +4,6 @@ The cluster is the one that RAY_ADDRESS names, else this machine. Runs come back
 not the cluster's machines share its disk; the dataset must lie where this machine has it, and be the same.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterable

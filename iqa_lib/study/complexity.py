@@ -3,8 +3,6 @@
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import resource

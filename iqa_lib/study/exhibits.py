@@ -3,8 +3,6 @@
 The notebooks take the same steps one by one, where a reader can change them.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from iqa_lib.data.images import load_images

@@ -3,8 +3,6 @@
 A variant's run is trained once for every seed of the profile, whichever experiments share it.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib.resources

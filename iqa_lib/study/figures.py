@@ -4,8 +4,6 @@ What fills one panel takes the Axes to draw on (``ax``), or makes a figure of it
 of panels returns its Figure. `figures_inside` draws stage weights and maps.
 """
 
-from __future__ import annotations
-
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence

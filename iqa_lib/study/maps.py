@@ -6,8 +6,6 @@ HyperIQA with any backbone. An image is cut into square crops as for scoring, so
 Shape suffixes: B batch, C channels, H height, W width, K side of a square, L layers, S stages (4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 

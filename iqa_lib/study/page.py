@@ -1,7 +1,5 @@
 """What a notebook leaves behind: figures, tables and one result file that the runner and the report read."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

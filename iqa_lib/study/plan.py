@@ -1,7 +1,5 @@
 """What a study would cost, before any of it is trained."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

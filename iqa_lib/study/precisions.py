@@ -1,7 +1,5 @@
 """What a lower precision costs in accuracy, and what it gains in time: a trained run in float32, bf16 and INT8."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 

@@ -4,8 +4,6 @@ pyiqa is an optional extra (``pip install -e '.[compare]'``). Its licence, PolyF
 the weights that it fetches bind whoever installs it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

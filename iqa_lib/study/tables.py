@@ -1,7 +1,5 @@
 """Tables: data frames ready to show and to save, the paper's numbers beside the measured ones."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike

@@ -1,7 +1,5 @@
 """Batches of training crops: cut from the images in every epoch, or cached features of a frozen backbone."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

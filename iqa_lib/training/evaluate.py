@@ -1,7 +1,5 @@
 """Which crops a protocol scores, and an image's score: the mean over its crops."""
 
-from __future__ import annotations
-
 import io
 import re
 

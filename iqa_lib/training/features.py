@@ -5,8 +5,6 @@ crop, ``crops.i64`` which crop that is. Both only grow, and both may be deleted 
 to `MOST_BYTES`: those not used for longest go first.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib

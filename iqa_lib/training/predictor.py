@@ -3,8 +3,6 @@
 Shape suffixes: B batch, C channels, K side of a crop, N crops, P packed features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice

@@ -8,8 +8,6 @@ A pretraining that dies goes on at the start of the epoch it died in; the same s
 Shape suffixes: B batch, C channels, H height, W width, K kinds of distortion.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """The pages that a study leaves: ``report.html`` of all notebooks, ``index.html`` of all tables and figures."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

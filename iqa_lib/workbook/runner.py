@@ -1,7 +1,5 @@
 """The batch runner: executes the notebooks of a profile, skips what is unchanged, writes one report."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import hashlib
