@@ -151,7 +151,7 @@ def bootstrap(
         statistic: takes arrays (…, N), reduces the last axis, as `srcc` and the others here do;
             ``np.vectorize(f, signature="(n),(n)->()")`` makes one of any other function.
         groups: (N,) label of each image's reference, whole references are resampled; None: images are. To be said in
-            every call: resampling images that share references promises 95 % and holds 66 to 79 %.
+            every call: over images that share references, nominal 95 % intervals cover 66 to 79 %.
 
     Raises:
         DataError: samples or groups of different lengths, or an image without a group.
@@ -258,18 +258,11 @@ def report(
 
 
 class Ceiling(NamedTuple):
-    """What the labels' noise allows.
+    """The SRCC that the labels' noise allows."""
 
-    Attributes:
-        split_half: SRCC of the mean votes of two halves of the raters.
-        panel_agreement: of two full panels, by Spearman–Brown.
-        perfect_model: of a model that knows the true quality with one panel's mean: the square root of
-            ``panel_agreement``, for two panels disagree by the noise of both.
-    """
-
-    split_half: float
-    panel_agreement: float
-    perfect_model: float
+    split_half: float  # of the mean votes of two halves of the raters
+    panel_agreement: float  # of two full panels, by Spearman–Brown
+    perfect_model: float  # of the true quality with one panel: the root, for two panels disagree by the noise of both
 
 
 def label_noise_ceiling(counts_NV: np.ndarray, repeats: int = 50, seed: int = 0) -> Ceiling:

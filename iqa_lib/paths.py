@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Whatever the disk refuses becomes a `StorageError` that names the folder and the way out."""
+    """Turns what the disk refuses into a `StorageError` that names the folder and the way out."""
     try:
         yield
     except TimeoutError:  # of a lock that another holds: no fault of the disk
@@ -71,7 +71,7 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENODEV}
 
 
 def storage_error(error: OSError, folder: Path) -> StorageError:
-    """What to tell a person whose ``folder`` could not be written."""
+    """The message for a person whose ``folder`` could not be written."""
     elsewhere = "set IQA_HOME to a folder on another disk"
     if error.errno in FULL:
         with contextlib.suppress(OSError):

@@ -131,14 +131,14 @@ class Profile(RunSettings):
     def from_notebook(cls, variables: Mapping[str, Any]) -> Profile:
         """The profile named by the notebook's ``profile``, with every other key that the notebook sets.
 
-        Pass ``globals()``: whatever the parameters cell or papermill defined and is not None counts.
+        Pass ``globals()``: everything that the parameters cell or papermill defined and that is not None counts.
         """
         given = {k: v for k, v in variables.items() if k in cls.model_fields and v is not None}
         return load_profile(given.pop("profile"), **given)
 
 
 class _FlatLoader(yaml.SafeLoader):
-    """YAML without references, which a few lines can blow up to gigabytes, and with every key once."""
+    """YAML without references, which can expand a few lines to gigabytes, and with every key once."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

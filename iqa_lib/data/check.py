@@ -19,7 +19,7 @@ from iqa_lib.progress import Progress
 
 @dataclass
 class Report:
-    """A dataset's state. Faults stop training or spoil its result; notes do neither."""
+    """A dataset's state. Faults stop training or falsify its result; notes do neither."""
 
     name: str
     folder: Path | None = None
@@ -63,12 +63,7 @@ def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
 
 
 def check(name: str, settings: DataSettings) -> Report:
-    """Read all labels and decode every image of a dataset; gather all faults instead of stopping at one.
-
-    Args:
-        name: as for `catalog.load_table`.
-        settings: ``score_range`` and ``data_folder`` count.
-    """
+    """Read all labels, decode every image of a dataset (as `catalog.load_table` names it) and collect all faults."""
     place = catalog.place_of(name, settings.data_folder)
     report = Report(name, place.parent if place and place.is_file() else place)
     try:
@@ -155,7 +150,7 @@ def _without_row(labelled: pd.DataFrame, folder: Path | None) -> list[str]:
 
 
 def _examine(path: str) -> tuple[tuple[bytes, tuple[int, int]], list[str]] | DataError:
-    """What tells an image from another, its SHA-256 and size; and what is unusual about its file."""
+    """What identifies an image, its SHA-256 and size; and what is unusual about its file."""
     try:
         image = decode.decode_whole(path)
         with decode.open_image(path) as file:

@@ -27,7 +27,7 @@ FORMATS = tuple(name for name in Image.OPEN if name != "EPS")  # a program, whic
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Pillow's image, not decoded yet; of a stranger's file, in whose format nothing is run."""
+    """Pillow's image, not decoded yet; a file is data: formats whose reader runs a program are left out."""
     return Image.open(path, formats=FORMATS)
 
 

@@ -128,10 +128,9 @@ def _append(url: str, file: Path, start: int, block: int = 1 << 20) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .zip or .tar of any compression. All members are looked at before the first is written.
+    """Unpack a .zip or .tar of any compression; all members are checked before the first is written.
 
-    Raises:
-        DataError: the archive is damaged, a member leads outside ``folder`` or is a link or device, or it is too large.
+    Raises DataError: it is damaged or too large, or a member leads outside ``folder`` or is a link or device.
     """
     folder.mkdir(parents=True)
     try:

@@ -40,12 +40,7 @@ def listed() -> pd.DataFrame:
 def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: float = 1.0) -> Path:
     """Write images and surrogate scores to ``folder/labels.csv``; goes on where an earlier call was stopped.
 
-    Args:
-        pictures: the folder with the listed files.
-        views: share of `VIEWS` to make, for a trial.
-
-    Raises:
-        DataError: listed pictures are missing.
+    ``pictures``: the folder with the listed files, DataError where some are missing; ``views``: share of `VIEWS` to make.
     """
     wallpapers = listed()
     missing = wallpapers[[not (pictures / file).is_file() for file in wallpapers["file"]]]

@@ -148,7 +148,7 @@ class Explorer:
         """Does what a control asks for; what goes wrong is said on the page, and the page goes on."""
         try:
             action()
-        except Exception as error:  # whatever it is: a widget without an answer would look dead
+        except Exception as error:  # any kind: a widget without an answer would look broken
             why = f"That did not work ({type(error).__name__}: {error}). Choose something else."
             self._say(str(error) if isinstance(error, WorkbookError) else why, drawing.TROUBLE)
 
@@ -230,7 +230,7 @@ class Explorer:
         self._say(f"ready · score after {after:.2f} s, maps after {done:.2f} s", drawing.READY)
 
     def _check(self) -> None:
-        """Called before every pass of a model, too: a map of many crops need not be finished in vain."""
+        """Called before every pass of a model, too: a map of many crops that nobody waits for is not finished."""
         if self._interruptible is not None and self._interruptible is not self._newest:
             raise _Overtaken
 
@@ -316,11 +316,7 @@ class Explorer:
         return drawing.sheet(self.kept)
 
     def snapshot(self) -> Figure:
-        """What is on show, as a figure; waits until all of it is.
-
-        Raises:
-            ExplainError: it could not be shown; the status line says why.
-        """
+        """What is on show, as a figure; waits until all of it is. ExplainError where it could not be shown."""
         self.wait()
         if len(self._newest.maps) < len(self._newest.models):
             raise ExplainError("Nothing to save: the page could not show this image; its status line says why.")

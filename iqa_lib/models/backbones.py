@@ -25,7 +25,7 @@ from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_t
 
 STRIDES = (4, 8, 16, 32)
 
-# The paper's own; whatever is used in their place is called a stand-in.
+# The paper's own; any other is called a stand-in.
 PAPERS = {
     "swin_tiny_patch4_window7_224": "Swin-T",
     "swin_small_patch4_window7_224": "Swin-S",
@@ -94,7 +94,7 @@ class Backbone(nn.Module):
             or one of this project's own shapes (``swin_test``).
         pretrained: True for the published weights, False for random ones, or the path of a weights file
             (``.safetensors``, ``.pth``) of that timm model.
-        image_size: side of the square input in pixels; Swin needs to know it beforehand.
+        image_size: side of the square input in pixels; Swin is built for one size.
         drop_path_rate: stochastic depth in training, 0 to 1.
 
     Raises:
@@ -265,11 +265,7 @@ def _own_file(name: str) -> Path:
 
 
 def own_weights(name: str) -> dict[str, Tensor]:
-    """Tensors (float32) of a file that this project trained and ships.
-
-    Raises:
-        WeightsError: the package has no such file, or it is damaged.
-    """
+    """Tensors (float32) of a file that this project trained and ships; WeightsError where it is absent or damaged."""
     return _read_weights(_own_file(name))
 
 

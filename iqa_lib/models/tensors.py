@@ -1,4 +1,4 @@
-"""Tensors from files that nobody vouches for: read without running anything in them, compared with what is expected."""
+"""Tensors from untrusted files: read without running code in them, compared with what is expected."""
 
 import pickle
 import re
@@ -20,8 +20,7 @@ NO_CODE = "Save its state dict alone with torch.save(model.state_dict(), path), 
 def read_without_running(path: str | Path, remedy: str = NO_CODE) -> object:
     """What a ``.safetensors`` file or one of ``torch.save`` holds: tensors, plain numbers, texts and containers of them.
 
-    Raises:
-        CheckpointError: there is no such file, it is damaged, or holds an object that only running code could make.
+    Raises CheckpointError: it is absent or damaged, or holds an object that only running code could make.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,11 +45,7 @@ def _reason(error: Exception) -> str:
 
 
 def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model") -> None:
-    """Refuse tensors that are not those of the model, one by one.
-
-    Raises:
-        CheckpointError: names missing, unknown, misshapen tensors and such as hold NaN or infinity; the first five.
-    """
+    """CheckpointError with the first five tensors that are missing, unknown, misshapen or not finite."""
     if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
         raise CheckpointError(f"{label} holds no state dict, a mapping of names to tensors.")
     faults = [f"missing {k}" for k in expected.keys() - given.keys()]

@@ -20,14 +20,10 @@ RETRIES = 3  # of a run whose machine was lost; it goes on from its last epoch w
 
 
 def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | None = None) -> None:
-    """Train what these experiments lack; a run that several share is trained once.
+    """Train what these experiments lack, a run that several share once; ``only`` as for `experiments.variants`.
 
-    Args:
-        only: as for `experiments.variants`.
-
-    Raises:
-        RunError: Ray is not installed or its cluster out of reach; or runs failed, all of them named, after the
-            others were trained.
+    Raises RunError: Ray is not installed, its cluster does not answer, or runs failed: all named, after the others
+    were trained.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home unless asked for
     try:

@@ -134,9 +134,8 @@ def emulated_first(
 ) -> dict:
     """``measure`` of all jobs, by job and in their order; bf16 that this machine emulates has a share of the seconds.
 
-    Args:
-        of_bf16: whether a job's name is one of bf16.
-        measure: gets jobs, a `Budget`, and whether they are emulated and therefore to be measured only briefly.
+    ``of_bf16`` says whether a job's name is one of bf16; ``measure`` gets jobs, a `Budget`, and whether they are
+    emulated and so to be measured only briefly.
     """
     slow = {name: job for name, job in jobs.items() if _bf16_is_emulated() and of_bf16(name)}
     found = {}
@@ -275,10 +274,7 @@ def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
 
     Each model works in a process of its own, from small to large batches, so that the peak is that of the batch;
     a batch that does not fit ends the column. Memory is what the process takes (on a GPU: what torch allocates)
-    beyond the model itself.
-
-    Raises:
-        RunError: a process was killed, as it is where batches do not fit into a machine without a GPU.
+    beyond the model itself. RunError where a process was killed, as it is where the memory of a CPU is too small.
     """
     rows = []
     jobs = [(label, s, work) for label, s in models(settings).items() for work in ("scoring", "training")]

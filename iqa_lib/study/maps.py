@@ -43,10 +43,8 @@ def examine(settings: ScoringSettings, model: BlindIQA, image_HWC: np.ndarray) -
     Crops overlap; where they do, a map is the mean of theirs, weighted by the distance from a crop's side.
 
     Args:
-        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``; `decode.decode` reads files so.
-
-    Raises:
-        ExplainError: the image is of another type or too small.
+        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``, else ExplainError; `decode.decode` reads
+            files in that form.
     """
     size = settings.crop_size
     shape = _checked_shape(image_HWC, size)
@@ -77,11 +75,7 @@ def score_crops(
 ) -> pd.DataFrame:
     """One row per crop: top, left (px), score (0–100) and, with attention, the stage weights ``ALPHAS``.
 
-    Args:
-        corners: of the crops; by default the grid whose mean score is the image's.
-
-    Raises:
-        ExplainError: as `examine`.
+    ``corners`` of the crops: by default the grid whose mean score is the image's. ExplainError as `examine`.
     """
     size = settings.crop_size
     shape = _checked_shape(image_HWC, size)
@@ -102,9 +96,6 @@ def quality_map(
         stride: largest step between crops in px; half the step costs four times the crops.
         window: side of the crops in px, up to ``settings.crop_size``: smaller finds smaller faults. A backbone
             of fixed input size sees them mirrored to that size, at the cost of whole crops.
-
-    Raises:
-        ExplainError: as `examine`, or the stride leaves gaps.
     """
     shape = _checked_shape(image_HWC, settings.crop_size)
     window = min(window, settings.crop_size)
@@ -128,9 +119,6 @@ def occlusion(
     Args:
         patch: side of the blurred square in px, or the image's short side if that is less.
         stride: largest step between patches in px; half a patch by default.
-
-    Raises:
-        ExplainError: as `examine`, or the stride leaves gaps.
     """
     size = settings.crop_size
     shape = _checked_shape(image_HWC, size)

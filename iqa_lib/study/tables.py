@@ -128,9 +128,7 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
 def beside_cited(table: pd.DataFrame, pyiqas: dict[str, StoredRun], reasons: dict[str, str]) -> pd.DataFrame:
     """The methods measured here over those that the paper's Table I cites; a remark says which is which.
 
-    Args:
-        table: `statistics.compare_scores` of our runs and pyiqa's.
-        reasons: why methods of pyiqa could not be scored (`published.published_methods`).
+    ``table``: `statistics.compare_scores` of our runs and pyiqa's; ``reasons``: of `published.published_methods`.
     """
     cited = _cited()
     rows = {method: _plain(method) for method in table["variant"]} | {"SMART-IQA": "smartbase"}
@@ -207,14 +205,14 @@ def _ways_of_reporting(settings: Profile, run: Run, images: ImageSet, draws: int
     drawn = metrics.srcc(scored_NP.mean(1), score)
     half = scored_NP.shape[1] // 2
     halves = [metrics.srcc(rng.permuted(scored_NP, axis=1)[:, :half].mean(1), score) for _ in range(draws)]
-    luck = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
+    gain = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
     everywhere = metrics.srcc(test["prediction"], test["score"])
     here = metrics.srcc(test["prediction"].to_numpy()[few], score)
     reported = [
         ("epoch chosen on validation, grid of crops (honest)", len(test), everywhere, everywhere),
         ("epoch chosen on the test set", len(test), run.epochs["test_srcc"].max(), everywhere),
         ("20 random crops", number, drawn, here),
-        ("20 random crops, best of 20 draws", number, drawn + luck, here),
+        ("20 random crops, best of 20 draws", number, drawn + gain, here),
     ]
     table = pd.DataFrame(reported, columns=["what is reported", "n", "SRCC", "honest"])
     return table.assign(change=table["SRCC"] - table["honest"])

@@ -18,9 +18,7 @@ CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's 
 class ImageBatches:
     """Batches of crops cut from the images, through the backbone in every epoch.
 
-    Attributes:
-        labels: the score of each crop, (N,).
-        names: the image that each crop is of.
+    ``labels`` (N,) are the crops' scores, ``names`` their images.
     """
 
     def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int):

@@ -38,11 +38,7 @@ def predict(
     what: str = "scoring",
     crops: list[Crop] | None = None,
 ) -> pd.DataFrame:
-    """``prediction`` (and stage weights ``alpha1``–``alpha4``) of each image: the mean over its crops.
-
-    Args:
-        crops: of these rows; a fixed grid that covers each image where this is None.
-    """
+    """``prediction`` (and stage weights ``alpha1``–``alpha4``) of each image: the mean over ``crops``, or over its grid."""
     crops = crops or grid_crops(images, rows, settings.crop_size)
     table = Predictor(settings, model).predict(images, crops, what)
     return table.groupby("row").mean().loc[rows].reset_index(drop=True)

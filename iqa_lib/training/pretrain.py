@@ -45,13 +45,7 @@ WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of t
 
 
 class Lessons(nn.Module):
-    """A backbone and what reads its stages during pretraining only.
-
-    Args:
-        backbone: that learns.
-        teacher_channels: of the teacher's four stages.
-        kinds: how many kinds of distortion there are.
-    """
+    """The backbone that learns, and what reads its stages during pretraining only."""
 
     def __init__(self, backbone: Backbone, teacher_channels: list[int], kinds: int):
         super().__init__()
@@ -77,11 +71,7 @@ class Lessons(nn.Module):
 def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) -> dict[str, Path]:
     """Build the training set, pretrain, and train a head on top; each step goes on where it was stopped.
 
-    Returns:
-        The two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
-
-    Raises:
-        DataError: listed pictures are missing.
+    Returns the two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
     """
     labels = build(paths.DATA / "pretraining", Path(pictures) if pictures else PACKAGES_FOLDER)
     weights = pretrain(backbone, labels, epochs, seed) / MODEL
@@ -94,11 +84,7 @@ def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) ->
 def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     """The folder with the finished ``model.safetensors`` (float16); trained, or trained to its end, where absent.
 
-    Args:
-        labels: of the training set, made by `iqa_lib.data.pictures.build`.
-
-    Raises:
-        DataError: the training set is unusable.
+    ``labels``: of the training set, made by `iqa_lib.data.pictures.build`.
     """
     images = load_images(settings_for(backbone, labels))
     folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"

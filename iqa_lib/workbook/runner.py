@@ -78,13 +78,9 @@ def run_workbook(
     force: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Run a profile's notebooks in name order; returns the exit code.
+    """Run a profile's notebooks in name order; returns 0, 1 where a notebook failed, 2 where only by a user's mistake.
 
-    0: all well; 1: a notebook failed; 2: notebooks failed by a user's mistake alone.
-
-    Raises:
-        ProfileError: unknown profile, parameter or notebook.
-        RunError: the profile is being run already, or the notebooks' ``needs`` are wrong.
+    Raises ProfileError (unknown profile, parameter or notebook), DataError, or RunError where the profile is being run.
     """
     overrides, console = dict(overrides or {}), console or Console()
     for noisy in ("papermill", "asyncio"):  # unknown names are refused below, by us; a cell cut off is no news
