@@ -294,7 +294,7 @@ def srcc_of_k_raters(counts_NV: np.ndarray, k: int, repeats: int = 50, seed: int
     return _srcc_of_split(counts, np.full(len(counts), k), repeats, seed)
 
 
-def raters_worth(correlation: float, counts_NV: np.ndarray, repeats: int = 20, seed: int = 0) -> float:
+def equivalent_raters(correlation: float, counts_NV: np.ndarray, repeats: int = 20, seed: int = 0) -> float:
     """How many raters' mean agrees with the others as well as a model's SRCC does, interpolated between k.
 
     0 for SRCC ≤ 0, and inf beyond half of the smallest panel, where the rest grows too small to judge by.

@@ -343,6 +343,6 @@ def distort(image, name, level, seed=0):
     if level not in range(1, 6):
         raise ValueError(f"level must be 1, 2, 3, 4 or 5, not {level!r}")
     distortion = DISTORTIONS[name]
-    # the draws do not depend on the level: a level differs from the next in strength alone, not in luck
+    # the draws do not depend on the level: levels differ in strength alone
     chance = [np.random.default_rng([seed, distortion.id])] if distortion.random else []
     return distortion.primitive(image, distortion.levels[int(level) - 1], *chance)

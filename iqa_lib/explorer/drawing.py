@@ -1,6 +1,6 @@
 """What the explorer shows, drawn: PNG bytes for pictures, HTML and SVG for words and numbers, a figure and a sheet to keep.
 
-Nothing here knows widgets or models. Whatever text comes in is escaped; scores are 0–100, higher better.
+Nothing here knows widgets or models. All text is escaped; scores are 0–100, higher better.
 
 Shape suffixes: C channels, H height, W width, S stages (4).
 """

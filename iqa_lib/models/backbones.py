@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from iqa_lib.errors import WeightsError
 from iqa_lib.models.hybrid import HybridSwin, create_hybrid
-from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
+from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors, state_dict_in
 
 STRIDES = (4, 8, 16, 32)
 
@@ -210,16 +210,9 @@ def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
 
 def _read_weights(file: str | Path) -> dict[str, Tensor]:
     """A state dict in float32, bare or as training scripts wrap it; read here, for older timm would run a pickle."""
-    content = read_without_running(file)
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # timm's order
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"'{file}' holds no state dict, a mapping of names to tensors.")
-    return {
-        name: value.float() if value.is_floating_point() else value for name, value in clean_state_dict(content).items()
-    }
+    wrappers = ("state_dict_ema", "model_ema", "state_dict", "model")  # timm's order
+    content = clean_state_dict(dict(state_dict_in(read_without_running(file), f"'{file}'", wrappers)))
+    return {name: value.float() if value.is_floating_point() else value for name, value in content.items()}
 
 
 def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file: str) -> None:

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -44,10 +44,19 @@ def _reason(error: Exception) -> str:
     return text[:200] or type(error).__name__
 
 
+def state_dict_in(content: object, label: str, wrappers: Sequence[str] = ()) -> Mapping[str, Tensor]:
+    """The mapping of names to tensors, bare or under the first of these keys that is there; else CheckpointError."""
+    for key in wrappers:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{label} holds no state dict, a mapping of names to tensors.")
+    return content
+
+
 def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model") -> None:
     """CheckpointError with the first five tensors that are missing, unknown, misshapen or not finite."""
-    if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise CheckpointError(f"{label} holds no state dict, a mapping of names to tensors.")
+    given = state_dict_in(given, label)
     faults = [f"missing {k}" for k in expected.keys() - given.keys()]
     faults += [f"unknown {k}" for k in given.keys() - expected.keys()]
     for name in expected.keys() & given.keys():

@@ -1,7 +1,7 @@
 """Scores for people who only want a number: any images in, one number each, by a trained model.
 
 Images are decoded, reduced and cut into crops as in evaluation. Each worker takes a few images, decodes them and runs
-the model on their crops with threads of its own, so that no core waits for another; who is in a batch with whom hangs
+the model on their crops with threads of its own, so that no core waits for another; which crops share a batch depends
 on the order of the images alone.
 
 Shape suffixes: B batch, N images, C channels, H height, W width.

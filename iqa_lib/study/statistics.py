@@ -111,7 +111,7 @@ class Difference:
         if math.isnan(self.value + self.of_units):
             return math.nan
         found = [
-            # Without an error, as between two models of one ranking, nothing is left to chance.
+            # Without an error, as between two models of one ranking, the difference is exact.
             2 * stats.t.sf(abs(self.value) / e, df) if e > ROUNDING else abs(self.value) <= ROUNDING
             for e, df in self.spreads()
         ]

@@ -113,7 +113,7 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
     untrained = interval(lambda x, y: abs(metrics.srcc(x, y)), laplacian_variance(images, rows), test)
     lines.append(("variance of the Laplacian (no training)", "SRCC", *untrained))
     if set(VOTES) <= set(test):
-        raters = [metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
+        raters = [metrics.equivalent_raters(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
         lines.insert(1, ("trained", "raters whose mean agrees as well", *raters))
     apart = ~crossing(images.table).to_numpy()[rows]
     if not apart.all():
@@ -179,6 +179,8 @@ def cross_dataset(settings: Profile, runs: Runs, others: list[Elsewhere]) -> pd.
 def protocols(settings: Profile, runs: list[Run], images: ImageSet) -> pd.DataFrame:
     """What the same weights give under each way of reporting, over the seeds' runs, which watched the test set."""
     of_runs = pd.concat([_ways_of_reporting(settings, run, images) for run in runs])
+    if experiments.crops_are_whole_images(settings, images):
+        of_runs["what is reported"] = of_runs["what is reported"].str.replace("crops", "crops (each the whole image)")
     table = of_runs.groupby("what is reported", sort=False, as_index=False).agg(
         n=("n", "first"),
         SRCC=("SRCC", "mean"),

@@ -1,9 +1,9 @@
 """Pretrain a backbone of this project's own, from pictures and computed targets alone. Reads top to bottom.
 
-Two lessons at once, from the same degraded crop: the features of an ImageNet-trained EfficientNet-Lite, stage by
+Two tasks at once, from the same degraded crop: the features of an ImageNet-trained EfficientNet-Lite, stage by
 stage (distillation), and quality: a full-reference score, how severe the faults are, and of which kinds.
 
-A pretraining that dies goes on at the start of the epoch it died in; the same seed gives the same weights.
+An interrupted pretraining resumes at the start of its epoch; the same seed gives the same weights.
 
 Shape suffixes: B batch, C channels, H height, W width, K kinds of distortion.
 """
@@ -41,7 +41,7 @@ LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.02
 HEAD = {"freeze_backbone": True, "epochs": 4, "train_crops": 1, "learning_rate_head": 1e-3}
-WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the lessons in the loss
+WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the terms of the loss
 
 
 class Lessons(nn.Module):
@@ -169,7 +169,7 @@ def _halves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Targets:
-    """What is taught of each image: score and severity (0–1), and which of `kinds` of distortion it has."""
+    """The targets of each image: score and severity (0–1), and which of `kinds` of distortion it has."""
 
     def __init__(self, images: ImageSet):
         kinds = images.table["distortion"].str.split("+")
@@ -207,7 +207,7 @@ def _relative_error(ours_BCHW: Tensor, theirs_BCHW: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _validate(model: Lessons, teacher: Backbone, images: ImageSet) -> dict[str, float]:
-    """Agreement with the full-reference scores on pictures that are not trained on, from their centres."""
+    """Agreement with the full-reference scores on the centres of pictures that are not trained on."""
     rows = images.rows("val")
     centres = random_crops(images, rows, 1, CROP, np.random.default_rng(0), flip=False, random_place=False)
     parts = [images.crops(centres[start : start + BATCH], CROP) for start in range(0, len(rows), BATCH)]

@@ -245,7 +245,7 @@ def _execute(
         return fault("DeadKernel", "the kernel died (out of memory?)")
     except CellTimeoutError:
         return fault("CellTimeout", f"it took more than {cell_timeout} s and was stopped (cell_timeout in the profile)")
-    except Exception as error:  # whatever else goes wrong, the other notebooks and the report go on
+    except Exception as error:  # of any kind: the other notebooks and the report go on
         return fault(type(error).__name__, str(error))
     finally:
         del os.environ[BATCH_FILE]
