@@ -34,7 +34,7 @@ class CheckpointError(WeightsError):
 
 
 class RunError(WorkbookError):
-    """A training run that could not go on."""
+    """A training run that could not continue."""
 
 
 class StorageError(WorkbookError):

@@ -289,7 +289,7 @@ def srcc_of_k_raters(counts_NV: np.ndarray, k: int, repeats: int = 50, seed: int
     Arguments and errors as for `label_noise_ceiling`; every image needs more than ``k`` ≥ 1 votes.
     """
     if k < 1:
-        raise DataError(f"The mean of k = {k} raters was asked for; k counts raters, from 1.")
+        raise DataError(f"The mean of k = {k} raters was requested; k counts raters, from 1.")
     counts = _votes(counts_NV, at_least=k + 1)
     return _srcc_of_split(counts, np.full(len(counts), k), repeats, seed)
 

@@ -1,4 +1,4 @@
-"""Where things lie, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
+"""Where files are, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
     remedy = next((text for text, errors in remedies.items() if error.errno in errors), "Look after its disk")
     return StorageError(
         f"{folder} cannot be written: {error.strerror or error}. {remedy}, or {elsewhere}. What was finished before is kept: the "
-        f"same command goes on from there."
+        f"same command resumes there."
     )
 
 

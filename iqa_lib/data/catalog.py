@@ -69,7 +69,7 @@ CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PU
 
 
 def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
-    """The catalog's entry, or one made up for labels of one's own."""
+    """The catalog's entry, or one for the user's own labels."""
     if name in CATALOG:
         return CATALOG[name]
     found = _published(name, data_folder)
@@ -230,7 +230,7 @@ def _plain(name: str) -> str:
 
 
 def _published(name: str, data_folder: str | Path | None) -> tuple[str, Path, Layout] | None:
-    """The dataset of this name, or whichever of the catalog lies at this path: its name, folder and layout."""
+    """The dataset of this name, or the one of the catalog at this path: its name, folder and layout."""
     if name in CATALOG:
         root = root_of(data_folder)
         keys = [name]

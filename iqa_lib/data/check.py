@@ -78,7 +78,7 @@ def check(name: str, settings: DataSettings) -> Report:
     if published and report.images and report.images != published:
         report.faults.append(
             f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
-            f"again; go on with what is there only if a part is meant."
+            f"again; use what is there only if a part is intended."
         )
     _look_at_scores(report, table)
     _look_at_case(report, labelled)

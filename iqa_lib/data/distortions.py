@@ -57,7 +57,7 @@ def color_diffusion(image, amount):
     """Blur the Lab chroma with sigma 1.5 `amount` + 2 px and multiply it by `amount`."""
     lab = color.rgb2lab(_to_unit(image))
     sigma = 1.5 * amount + 2
-    # the cost grows with the reach, and in so wide a blur what lies beyond 2.5 sigma does not show
+    # the cost grows with the reach, and in so wide a blur what is beyond 2.5 sigma is not visible
     lab[..., 1:] = ndimage.gaussian_filter(lab[..., 1:], (sigma, sigma, 0), mode="nearest", truncate=2.5)
     lab[..., 1:] *= amount
     return to_uint8(lab_to_unit(lab))

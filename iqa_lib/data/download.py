@@ -87,7 +87,7 @@ def _fetch(address: catalog.Download, folder: Path) -> Path:
         _fetch_rest(url, archive)
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
-            f"{url} could not be loaded ({error}). What has arrived is kept: run the same command again to go on."
+            f"{url} could not be loaded ({error}). What has arrived is kept: run the same command again to resume."
         ) from error
     found = sha256_of(archive, f"verifying {address.file}")
     if found != address.sha256:
@@ -101,7 +101,7 @@ def _fetch(address: catalog.Download, folder: Path) -> Path:
 
 def _fetch_rest(url: str, file: Path) -> None:
     """Append what is missing. Goes on after a broken connection for as long as every attempt brings something."""
-    # huggingface_hub throws away what a killed process had loaded, so this is plain HTTP with a range.
+    # huggingface_hub deletes what a killed process had loaded, so this is plain HTTP with a range.
     while True:
         before = file.stat().st_size if file.is_file() else 0
         try:

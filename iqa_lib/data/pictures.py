@@ -38,7 +38,7 @@ def listed() -> pd.DataFrame:
 
 
 def build(folder: Path, pictures: Path = PACKAGES_FOLDER) -> Path:
-    """Write images and surrogate scores to ``folder/labels.csv``; goes on where an earlier call was stopped.
+    """Write images and surrogate scores to ``folder/labels.csv``; resumes where an earlier call was stopped.
 
     ``pictures``: the folder with the listed files; DataError where some are missing.
     """

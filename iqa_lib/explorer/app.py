@@ -145,7 +145,7 @@ class Explorer:
         self.status.value = drawing.status(text, sign)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Does what a control asks for; what goes wrong is said on the page, and the page goes on."""
+        """Does what a control asks for; what goes wrong is said on the page, which stays usable."""
         try:
             action()
         except Exception as error:  # any kind: a widget without an answer would look broken
@@ -171,7 +171,7 @@ class Explorer:
             self._last = self._thread.submit(self._answer, request)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Until everything that was asked for is shown, or failed in words; at most so many seconds."""
+        """Until everything requested is shown, or the status says why not; ``timeout`` in seconds."""
         if self._last is not None:
             self._last.result(timeout)
 

@@ -162,7 +162,7 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
         if not isinstance(pretrained, bool) and name != "swin_nano":
             _require_weights_of(name, source["state_dict"], options, str(pretrained))
         options |= {"pretrained": True, "pretrained_cfg_overlay": source}
-    # timm warns of classifier tensors that a feature backbone has no place for: here that is meant.
+    # timm warns of classifier tensors that a feature backbone has no place for: here that is intended.
     level = logging.getLogger("timm").level
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:

@@ -80,7 +80,7 @@ class BlindIQA(nn.Module):
                 return super().from_pretrained(folder, **options)
         except WorkbookError:
             raise
-        except Exception as error:  # of the hub, of JSON, of a constructor given strange settings
+        except Exception as error:  # of the hub, of JSON, of a constructor with invalid settings
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
                 f"No model can be read from '{folder}': {reason}. Expected is a folder with the config.json and "

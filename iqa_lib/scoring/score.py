@@ -206,7 +206,7 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
 
 
 def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
-    """As `score_all`, to four decimals and into a CSV; scoring that was killed goes on behind the last whole group of images.
+    """As `score_all`, to four decimals and into a CSV; scoring that was killed resumes after the last whole group of images.
 
     What is scored is noted in a hidden file beside ``csv``, under the fingerprint of model, images and their order.
 

@@ -155,11 +155,11 @@ def under_distortion(
 
 def spoil_quarter(image_HWC: np.ndarray, name: str, level: int, quarter: int = 3, seed: int = 0) -> np.ndarray:
     """The image with a KADID-10k distortion in one quarter: 0 upper left, 1 upper right, 2 and 3 below them."""
-    spoilt, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
+    changed, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
     rows = slice(0, height // 2) if quarter < 2 else slice(height // 2, height)
     columns = slice(0, width // 2) if quarter % 2 == 0 else slice(width // 2, width)
-    spoilt[rows, columns] = distort(image_HWC, name, level, seed)[rows, columns]
-    return spoilt
+    changed[rows, columns] = distort(image_HWC, name, level, seed)[rows, columns]
+    return changed
 
 
 def stage_statistics(settings: ScoringSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:

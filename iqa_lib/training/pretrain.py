@@ -60,7 +60,7 @@ class Lessons(nn.Module):
     def forward(self, image_BCHW: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The teacher's maps as this backbone predicts them; logits (B, 2 + K) of score, severity and kinds.
 
-        ``taught`` are the teacher's maps: those of a hybrid's own convolutions, so it goes on from them.
+        ``taught`` are the teacher's maps: those of a hybrid's own convolutions, so it continues from them.
         """
         net = self.backbone.net
         maps = net.attend(taught) if isinstance(net, HybridSwin) else self.backbone(image_BCHW)
@@ -69,7 +69,7 @@ class Lessons(nn.Module):
 
 
 def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) -> dict[str, Path]:
-    """Build the training set, pretrain, and train a head on top; each step goes on where it was stopped.
+    """Build the training set, pretrain, and train a head on top; each step resumes where it was stopped.
 
     Returns the two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
     """

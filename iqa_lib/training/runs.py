@@ -1,9 +1,9 @@
-"""The run store: what a run is, where it lies, whether it is complete.
+"""The run store: what a run is, where it is stored, whether it is complete.
 
 ``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``, ``predictions.parquet``,
 the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, written last, ``result.json``: without
 it the run is not complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores
-lies there too, without a model (`iqa_lib.study.published`).
+is stored there too, without a model (`iqa_lib.study.published`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def claimed(folder: Path) -> Iterator[None]:
         if claim.compromise:
             raise RunError(
                 f"{folder.name}: this process was halted, or cut off from its disk, for so long that another may have "
-                f"taken the run over. Start it again: it waits for the other, or goes on."
+                f"taken the run over. Start it again: it waits for the other, or resumes."
             ) from None
         raise
     finally:
@@ -174,7 +174,7 @@ class Run(StoredRun):
     def at(cls, folder: Path) -> Run:
         """The finished run in this folder, anywhere; RunError where it is not finished or no run."""
         if not (folder / "result.json").is_file():
-            raise RunError(f"The run in {folder} is not complete: start its training again, it goes on.")
+            raise RunError(f"The run in {folder} is not complete: start its training again, it resumes.")
         try:
             config = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             known = {key: value for key, value in config.items() if key in RunSettings.model_fields}

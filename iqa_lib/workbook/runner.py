@@ -220,7 +220,7 @@ def _execute(
         where = f"cell {notebook.cell}/{notebook.cells}{execution}"
         return {"where": where, "name": name, "message": strip_color(message)}
 
-    # What an earlier run left must not pass for this one's, even when we are killed on the way.
+    # An earlier run's files must not be taken for this one's, even if this process is killed.
     for stale in (notebook.state, notebook.result, notebook.executed, notebook.executed.with_suffix(".html")):
         stale.unlink(missing_ok=True)
     notebook.executed.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def _execute(
         return fault("DeadKernel", "the kernel died (out of memory?)")
     except CellTimeoutError:
         return fault("CellTimeout", f"it took more than {cell_timeout} s and was stopped (cell_timeout in the profile)")
-    except Exception as error:  # of any kind: the other notebooks and the report go on
+    except Exception as error:  # of any kind: the other notebooks and the report continue
         return fault(type(error).__name__, str(error))
     finally:
         del os.environ[BATCH_FILE]

@@ -1,4 +1,4 @@
-"""Death at any moment: what is killed goes on, ends in the same bits, and does nothing twice that was done."""
+"""Death at any moment: what is killed resumes, ends in the same bits, and does nothing twice that was done."""
 
 import json
 import os
@@ -256,7 +256,7 @@ def test_a_whole_run(record, studies):
 
 # --- Ctrl-C, and a scheduler that wants its machine back ---
 
-INTERRUPTED = "Interrupted. What is finished is kept: the same command goes on from there."
+INTERRUPTED = "Interrupted. What is finished is kept: the same command resumes there."
 
 
 def train_long():
