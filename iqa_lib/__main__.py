@@ -3,8 +3,6 @@
 Everything slow (papermill, torch, pandas) is imported by the verb that needs it: --help answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys
@@ -39,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {paths.storage_error(error, Path(error.filename or paths.HOME))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:
-        print("Interrupted. What is finished is kept: the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. What is finished is kept: the same command resumes there.", file=sys.stderr)
         return 128 + (signal.SIGTERM if interrupted.args == (signal.SIGTERM,) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

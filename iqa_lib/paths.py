@@ -1,4 +1,4 @@
-"""Where things lie, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
+"""Where files are, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Whatever the disk refuses becomes a `StorageError` that names the folder and the way out."""
+    """Turns what the disk refuses into a `StorageError` that names the folder and the way out."""
     try:
         yield
     except TimeoutError:  # of a lock that another holds: no fault of the disk
@@ -71,7 +71,7 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENODEV}
 
 
 def storage_error(error: OSError, folder: Path) -> StorageError:
-    """What to tell a person whose ``folder`` could not be written."""
+    """The message for a person whose ``folder`` could not be written."""
     elsewhere = "set IQA_HOME to a folder on another disk"
     if error.errno in FULL:
         with contextlib.suppress(OSError):
@@ -84,7 +84,7 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
     remedy = next((text for text, errors in remedies.items() if error.errno in errors), "Look after its disk")
     return StorageError(
         f"{folder} cannot be written: {error.strerror or error}. {remedy}, or {elsewhere}. What was finished before is kept: the "
-        f"same command goes on from there."
+        f"same command resumes there."
     )
 
 

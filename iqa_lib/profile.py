@@ -14,10 +14,20 @@ from iqa_lib import paths
 from iqa_lib.errors import ProfileError
 
 
-class DataSettings(BaseModel):
-    """Which images, and how they are decoded and split."""
+class Preparation(BaseModel):
+    """How an image is decoded and cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    resolution: int = Field(384, ge=32, description="longest allowed short side in px; larger images are reduced")
+    crop_size: int = Field(224, ge=32, description="side of the square crops in px")
+    protocol: Literal["honest", "paper"] = Field(
+        "honest", description="paper: its code's faults included, to reproduce its numbers"
+    )
+
+
+class DataSettings(Preparation):
+    """Which images, and how they are decoded and split."""
 
     dataset: str = Field(description="name in the catalog, or the path of your own CSV or JSON labels")
     data_folder: str | None = Field(None, description="where datasets lie; null: data/ of this workbook")
@@ -25,11 +35,6 @@ class DataSettings(BaseModel):
         (0.0, 100.0), description="worst and best score in the labels of your own CSV"
     )
     split_seed: int = Field(0, ge=0, le=9, description="which of the ten splits, where none is official")
-    resolution: int = Field(384, ge=32, description="longest allowed short side in px; larger images are reduced")
-    crop_size: int = Field(224, ge=32, description="side of the square crops in px")
-    protocol: Literal["honest", "paper"] = Field(
-        "honest", description="paper: its code's faults included, to reproduce its numbers"
-    )
 
     @field_validator("score_range")
     @classmethod
@@ -44,7 +49,17 @@ class DataSettings(BaseModel):
         return DataSettings(**self.model_dump(include={*DataSettings.model_fields}))
 
 
-class RunSettings(DataSettings):
+class ScoringSettings(Preparation):
+    """What turns images into scores, beside the model."""
+
+    freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it, else float32"
+    )
+    compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
+
+
+class RunSettings(DataSettings, ScoringSettings):
     """One training: its images, model and optimisation."""
 
     profile: str = Field(pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME")
@@ -54,7 +69,6 @@ class RunSettings(DataSettings):
     use_attention: bool = True
     use_multiscale: bool = True
     use_hyper: bool = Field(True, description="false: one fixed regressor in place of the hyper-network's")
-    freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     train_crops: int = Field(20, ge=1, description="random crops per training image and epoch")
@@ -70,10 +84,6 @@ class RunSettings(DataSettings):
     flip: bool = Field(True, description="flip half of the training crops")
     random_crop: bool = Field(True, description="false: the centre of every training image")
     colour_jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share")
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it, else float32"
-    )
-    compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
     watch_test: bool = Field(False, description="note the test split's agreement after every epoch; it chooses nothing")
     seed: int = Field(0, ge=0, lt=2**32)
 
@@ -121,14 +131,14 @@ class Profile(RunSettings):
     def from_notebook(cls, variables: Mapping[str, Any]) -> Profile:
         """The profile named by the notebook's ``profile``, with every other key that the notebook sets.
 
-        Pass ``globals()``: whatever the parameters cell or papermill defined and is not None counts.
+        Pass ``globals()``: everything that the parameters cell or papermill defined and that is not None counts.
         """
         given = {k: v for k, v in variables.items() if k in cls.model_fields and v is not None}
         return load_profile(given.pop("profile"), **given)
 
 
 class _FlatLoader(yaml.SafeLoader):
-    """YAML without references, which a few lines can blow up to gigabytes, and with every key once."""
+    """YAML without references, which can expand a few lines to gigabytes, and with every key once."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -1,7 +1,5 @@
 """The datasets this workbook knows, and the one way to read any of them into a table."""
 
-from __future__ import annotations
-
 import difflib
 import importlib.resources
 from collections.abc import Callable
@@ -71,7 +69,7 @@ CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PU
 
 
 def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
-    """The catalog's entry, or one made up for labels of one's own."""
+    """The catalog's entry, or one for the user's own labels."""
     if name in CATALOG:
         return CATALOG[name]
     found = _published(name, data_folder)
@@ -81,11 +79,9 @@ def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
 
 
 def locate(name: str, data_folder: str | Path | None = None) -> Path | None:
-    """The folder in which this dataset of the catalog lies, under whatever name it was unpacked; None if absent.
+    """The folder of a dataset of the catalog, whatever its name; None if absent.
 
-    Args:
-        data_folder: searched with its subfolders and theirs, a folder named like the dataset first; by default
-            ``data/`` of this workbook.
+    Searched are ``data_folder`` (None: `paths.DATA`), its subfolders and theirs, one named like the dataset first.
     """
     if CATALOG[name].build:
         folders = [root_of(data_folder) / name, paths.DATA / name]
@@ -148,12 +144,10 @@ def load_table(
 def read_labels(
     name: str, score_range: tuple[float, float] = (0.0, 100.0), data_folder: str | Path | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The table of `load_table` before it is split, with every fault found: a sentence each, with its remedy.
+    """The table of `load_table` before it is split, and every fault found: a sentence each, with its remedy.
 
-    ``split`` is the official one, or absent. Rows at fault are kept: ``score`` or ``path`` is then not to be used.
-
-    Raises:
-        DataError: the dataset is absent or unknown, or its label file cannot be read at all.
+    ``split`` is the official one, or absent. Rows with faults are kept: do not use their ``score`` or ``path``.
+    Raises DataError where the dataset is absent or unknown, or its label file cannot be read at all.
     """
     if name in CATALOG and CATALOG[name].build:
         folder = _built(name, data_folder)
@@ -236,7 +230,7 @@ def _plain(name: str) -> str:
 
 
 def _published(name: str, data_folder: str | Path | None) -> tuple[str, Path, Layout] | None:
-    """The dataset of this name, or whichever of the catalog lies at this path: its name, folder and layout."""
+    """The dataset of this name, or the one of the catalog at this path: its name, folder and layout."""
     if name in CATALOG:
         root = root_of(data_folder)
         keys = [name]
@@ -269,11 +263,7 @@ def _candidates(name: str, data_folder: str | Path | None) -> list[Path]:
 
 
 def find_own(name: str, data_folder: str | Path | None) -> Path:
-    """The label file, or the folder with one in it, that a path of one's own means.
-
-    Raises:
-        DataError: there is none, and no dataset of this name is known.
-    """
+    """The label file, or the folder with one in it, that a path of one's own means; DataError where there is none."""
     candidates = _candidates(name, data_folder)
     for path in candidates:
         if path.is_dir() or (path.is_file() and path.suffix.lower() in OWN_SUFFIXES):

@@ -1,7 +1,5 @@
 """What is known, what is there, and everything that is wrong with it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter, defaultdict
@@ -21,7 +19,7 @@ from iqa_lib.progress import Progress
 
 @dataclass
 class Report:
-    """A dataset's state. Faults stop training or spoil its result; notes do neither."""
+    """A dataset's state. Faults stop training or falsify its result; notes do neither."""
 
     name: str
     folder: Path | None = None
@@ -65,12 +63,7 @@ def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
 
 
 def check(name: str, settings: DataSettings) -> Report:
-    """Read all labels and decode every image of a dataset; gather all faults instead of stopping at one.
-
-    Args:
-        name: as for `catalog.load_table`.
-        settings: ``score_range`` and ``data_folder`` count.
-    """
+    """Read all labels, decode every image of a dataset (as `catalog.load_table` names it) and collect all faults."""
     place = catalog.place_of(name, settings.data_folder)
     report = Report(name, place.parent if place and place.is_file() else place)
     try:
@@ -85,7 +78,7 @@ def check(name: str, settings: DataSettings) -> Report:
     if published and report.images and report.images != published:
         report.faults.append(
             f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
-            f"again; go on with what is there only if a part is meant."
+            f"again; use what is there only if a part is intended."
         )
     _look_at_scores(report, table)
     _look_at_case(report, labelled)
@@ -157,7 +150,7 @@ def _without_row(labelled: pd.DataFrame, folder: Path | None) -> list[str]:
 
 
 def _examine(path: str) -> tuple[tuple[bytes, tuple[int, int]], list[str]] | DataError:
-    """What tells an image from another, its SHA-256 and size; and what is unusual about its file."""
+    """What identifies an image, its SHA-256 and size; and what is unusual about its file."""
     try:
         image = decode.decode_whole(path)
         with decode.open_image(path) as file:

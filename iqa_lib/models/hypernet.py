@@ -216,11 +216,7 @@ class QualityHead(nn.Module):
     def forward(self, stages: PooledStages, alpha_BS: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores (B,) and, with attention on, the stage weights (B, 4).
 
-        Args:
-            alpha_BS: weights to use in place of the attention's, to test what it contributes.
-
-        Raises:
-            ValueError: weights are given and the head has no attention.
+        ``alpha_BS``: weights in place of the attention's, to test what it contributes; ValueError without attention.
         """
         if alpha_BS is not None and self.attention is None:
             raise ValueError("This head has no attention: it cannot take stage weights.")

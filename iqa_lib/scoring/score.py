@@ -1,7 +1,7 @@
 """Scores for people who only want a number: any images in, one number each, by a trained model.
 
 Images are decoded, reduced and cut into crops as in evaluation. Each worker takes a few images, decodes them and runs
-the model on their crops with threads of its own, so that no core waits for another; who is in a batch with whom hangs
+the model on their crops with threads of its own, so that no core waits for another; which crops share a batch depends
 on the order of the images alone.
 
 Shape suffixes: B batch, N images, C channels, H height, W width.
@@ -18,7 +18,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -34,9 +34,9 @@ from iqa_lib.errors import CheckpointError, DataError, ImageError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
-from iqa_lib.profile import RunSettings
+from iqa_lib.profile import ScoringSettings
 from iqa_lib.progress import Progress
-from iqa_lib.training.evaluate import EVALUATION_BATCH, on_every_core, stages_of
+from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, batched, on_every_core
 from iqa_lib.training.runs import MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
@@ -48,21 +48,7 @@ IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two 
 PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
 CHECKPOINTS = (".pkl", ".pth", ".pt")
 
-
-class Scorer(NamedTuple):
-    """A model and how its images are prepared (``settings``: resolution, crop size, precision)."""
-
-    name: str
-    settings: RunSettings
-    model: BlindIQA
-
-    def score_crops(self, crops_BCHW: Tensor) -> Tensor:
-        """Scores (B,), float32, of RGB crops, 0–255."""
-        stages = stages_of(self.settings, self.model, crops_BCHW)
-        if self.settings.freeze_backbone:  # trained and evaluated on cached features, which are float16
-            stages = stages.as_cached()
-        return self.model.head(stages)[0].float()
-
+Scorer = Predictor  # here always with the model's name
 
 # --- which model ------------------------------------------------------------------------------------------
 
@@ -88,7 +74,7 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
         return _ready(path.name, load_reference_checkpoint(path), REFERENCE_CROP)
     if (path / "run.json").is_file() or (path / "epochs.jsonl").is_file():
         run = Run.at(path)
-        return Scorer(path.name, run.settings, run.load_model())
+        return Scorer(run.settings, run.load_model(), path.name)
     return _ready(path.name, *_load_saved(path))
 
 
@@ -99,15 +85,8 @@ def _default() -> Scorer:
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
     # Always float32: bf16, twice as fast, moves single scores by up to two points.
-    settings = RunSettings(
-        profile="scoring",
-        dataset="any",
-        backbone=model.backbone.name,
-        resolution=RESOLUTION,
-        crop_size=crop_size,
-        precision="float32",
-    )
-    return Scorer(name, settings, model.to(machine.device(), memory_format=torch.channels_last).eval())
+    settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
+    return Scorer(settings, model.to(machine.device(), memory_format=torch.channels_last).eval(), name)
 
 
 def _load_saved(folder: Path) -> tuple[BlindIQA, int]:
@@ -227,7 +206,7 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
 
 
 def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
-    """As `score_all`, to four decimals and into a CSV; scoring that was killed goes on behind the last whole group of images.
+    """As `score_all`, to four decimals and into a CSV; scoring that was killed resumes after the last whole group of images.
 
     What is scored is noted in a hidden file beside ``csv``, under the fingerprint of model, images and their order.
 
@@ -318,12 +297,9 @@ def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[
 
 
 def _score_cuts(scorer: Scorer, cuts: list[np.ndarray]) -> np.ndarray:
-    scores = [np.zeros(0)]
     with torch.inference_mode():
-        for start in range(0, len(cuts), EVALUATION_BATCH):
-            crops_BCHW = torch.from_numpy(np.stack(cuts[start : start + EVALUATION_BATCH])).permute(0, 3, 1, 2)
-            scores.append(scorer.score_crops(crops_BCHW).double().cpu().numpy())
-    return np.concatenate(scores)
+        scores = [scorer.score_crops(crops_BCHW).double().cpu().numpy() for crops_BCHW in batched(cuts)]
+    return np.concatenate([np.zeros(0), *scores])
 
 
 def _as_image(source: Source) -> str | Path | Image.Image:

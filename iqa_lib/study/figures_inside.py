@@ -1,7 +1,5 @@
 """Figures of what a model does inside: stage weights, activation maps, local quality. The rules are `figures`'."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path

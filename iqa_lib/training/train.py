@@ -40,8 +40,9 @@ from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
-from iqa_lib.training.evaluate import ahead, evaluation_crops, predict
+from iqa_lib.training.evaluate import evaluation_crops, predict
 from iqa_lib.training.losses import combined
+from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, Run, claimed
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.

@@ -469,6 +469,16 @@ def test_what_is_missing_in_a_sheet_is_named(tmp_path, fault):
         load_table("spaq", data_folder=tmp_path)
 
 
+def test_a_column_named_twice_is_refused_by_its_name(tmp_path):
+    heading = ["Image name", "MOS", "mos"]
+    write_sheet(tmp_path / "MOS and Image attribute scores.xlsx", [heading, ["00001.jpg", 62.5, 3]])
+    with pytest.raises(DataError, match=r"scores\.xlsx: several columns are named 'score'"):
+        load_table("spaq", data_folder=tmp_path)
+    (own := tmp_path / "labels.csv").write_text("image,score ,score\na.png,1,2\n")
+    with pytest.raises(DataError, match=r"labels\.csv: several columns are named 'score'"):
+        read_own(own)
+
+
 def test_csiqs_sheet_may_have_a_row_without_a_level(tmp_path):
     csiq(tmp_path)
     head = ["image", "dst_type", "dst_lev", "dmos_std", "dmos"]

@@ -1,4 +1,4 @@
-"""A profile is checked before anything runs, and a fault names the file, the key and the mend."""
+"""A profile is checked before anything runs, and a fault names the file, the key and the remedy."""
 
 import pytest
 

@@ -243,7 +243,7 @@ def test_damaged_images_go_through_the_whole_scoring_path(tmp_path, tally, recor
             inputs.add(hash(content))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scores = score(sorted(tmp_path.iterdir()), Scorer("small", small, model))
+        scores = score(sorted(tmp_path.iterdir()), Scorer(small, model, "small"))
     assert len(scores) == 41 * len(IMAGES)
     assert scores[[str(tmp_path / name) for name in IMAGES]].notna().all()
     assert np.isfinite(scores.dropna()).all() and scores.isna().any()

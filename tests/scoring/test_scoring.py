@@ -28,7 +28,8 @@ from iqa_lib.models.smart_iqa import HyperIQA, SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring import score as scoring
 from iqa_lib.scoring.score import Metric, find_images, load_scorer, score, score_all
-from iqa_lib.training.evaluate import MOST_WORKERS, predict
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.predictor import MOST_WORKERS
 
 CROP = 64
 # Two passes over the same pixels: a GPU may add in another order.

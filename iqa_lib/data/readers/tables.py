@@ -59,6 +59,7 @@ def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
         raise DataError(f"{path} is not a readable CSV ({reason}). Give every line the same columns.") from error
     table = table.where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
     table.columns = [str(c).strip() for c in table.columns]
+    _refuse_twice(path, table.columns)
     nameless = [c for c in table if c.startswith("Unnamed:") and (table[c] == "").all()]
     table = table.drop(columns=nameless)
     table.index = [f"{path.name}, line {i + 1 + header}" for i in range(len(table))]
@@ -78,10 +79,17 @@ def read_sheet(path: Path, sheet: str | int = 0, **wanted: str) -> pd.DataFrame:
     for number, row in enumerate(cells.itertuples(index=False), 1):
         names = [str(cell).strip() for cell in row]
         if ours.keys() <= {name.casefold() for name in names}:
-            table = cells.iloc[number:].set_axis([ours.get(name.casefold(), name) for name in names], axis=1)
+            names = [ours.get(name.casefold(), name) for name in names]
+            _refuse_twice(path, [name for name in names if name in (*wanted, "std")])
+            table = cells.iloc[number:].set_axis(names, axis=1)
             table.index = [f"{path.name}, row {number + i}" for i in range(1, len(table) + 1)]
             return table.loc[:, table.columns.isin([*wanted, "std"])].dropna(how="all", subset=list(wanted))
     raise DataError(f"{path}: no row holds the columns {', '.join(wanted.values())}. Is it the published file?")
+
+
+def _refuse_twice(path: Path, columns: Sequence[str]) -> None:
+    if twice := sorted({str(name) for name in columns if list(columns).count(name) > 1}):
+        raise DataError(f"{path}: several columns are named '{twice[0]}'. Keep one of them.")
 
 
 def read_mat(path: Path, *names: str) -> list[np.ndarray]:
