@@ -4,6 +4,8 @@ Everything slow (papermill, torch, pandas) is imported by the verb that needs it
 """
 
 import argparse
+import os
+import re
 import signal
 import sys
 from argparse import Namespace
@@ -26,8 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     before = signal.signal(signal.SIGTERM, interrupt)  # schedulers and clusters send it before they kill: as Ctrl-C
     try:
+        for stream in (sys.stdout, sys.stderr):  # whatever a terminal cannot show of a name is escaped
+            if hasattr(stream, "reconfigure"):  # not in a notebook
+                stream.reconfigure(errors="backslashreplace")
         options = PARSER.parse_args(arguments)
-        return options.act(options)
+        code = options.act(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # SIGPIPE, which Windows lacks
     except WorkbookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -111,7 +121,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
     "score photographs: 0-100, higher is better",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
-    option("--csv", metavar="FILE", help="write image, score and fault of each"),
+    option("--csv", metavar="FILE", help="write image, score and fault of each; - for standard output"),
     option("--json", action="store_true", help="print JSON instead of a table"),
     option("--map", metavar="FOLDER", help="write each photograph's local quality as PNG"),
 )
@@ -120,32 +130,47 @@ def score(options: Namespace) -> int:
 
     from iqa_lib.scoring import score as scoring
 
+    to_stdout = options.csv in ("-", "/dev/stdout")
+    csv = Path(options.csv) if options.csv is not None and not to_stdout else None
+    if csv:
+        paths.require_target(csv)
+    if options.map is not None:
+        paths.require_target(Path(options.map), folder=True)
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)
-    if options.csv:
-        table = scoring.score_into(scorer, files, Path(options.csv))
+    if csv and not paths.is_stream(csv):
+        table = scoring.score_into(scorer, files, csv)
     else:
         table = scoring.score_all(scorer, files, len(files)).round(4)
-    if options.map:
+        if csv:
+            paths.write_atomically(csv, paths.to_csv(table))
+    if options.map is not None:
         from iqa_lib.study import figures_inside
 
         figures_inside.save_maps(scorer, table, Path(options.map))
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in sys.stdout.encoding.lower()))
+    elif to_stdout:
+        print(paths.to_csv(table), end="")
     else:
         _print_scores(scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     for row in faults.itertuples():
-        print(f"no score: {row.image} {row.fault}", file=sys.stderr)
+        print(f"no score: {_shown(row.image)} {row.fault}", file=sys.stderr)
     return int(bool(len(faults)))
+
+
+def _shown(name: str) -> str:
+    """Without what would command a terminal or begin a line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
 def _print_scores(model: str, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    rows = [(f"{row.score:.1f}", escape(row.image)) for row in best_first.itertuples()]
+    rows = [(f"{row.score:.1f}", escape(_shown(row.image))) for row in best_first.itertuples()]
     caption = f"{len(rows):,} images, scored by {model}"
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
@@ -350,6 +375,7 @@ def export(options: Namespace) -> int:
     from iqa_lib.models.export import export_model
     from iqa_lib.scoring import score as scoring
 
+    paths.require_target(Path(options.file))
     scorer = scoring.load_scorer(options.model)
     print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
     if scorer.settings.precision != "float32":

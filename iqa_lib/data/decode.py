@@ -82,6 +82,8 @@ def quiet_pillow() -> Iterator[None]:
 def _explain(source: str | Path | Image.Image, error: Exception) -> str:
     if not isinstance(source, Image.Image) and Path(source).is_file() and not Path(source).stat().st_size:
         return "is empty (0 bytes)"
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return f"may not be read ({error.strerror})"
     if isinstance(error, UnidentifiedImageError):
         return "is no image that Pillow can read"
     if isinstance(error, Image.DecompressionBombError):

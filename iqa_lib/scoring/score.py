@@ -15,6 +15,7 @@ import glob
 import hashlib
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -131,9 +132,9 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in wanted:
-        path = Path(name).expanduser()
-        matches = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        files = [file for match in matches for file in (_images_in(match) if match.is_dir() else [match])]
+        path = paths.named(name)
+        matches = [path] if _may_exist(path) else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        files = [file for match in matches for file in (_images_in(match) if os.path.isdir(match) else [match])]
         if not files:
             kind = f"holds no image ({', '.join(PHOTOGRAPHS)})" if matches else "does not exist"
             raise DataError(f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'.")
@@ -141,14 +142,22 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # its folder may not be read: which is its fault, found when it is opened
+        return True
+
+
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in PHOTOGRAPHS
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+    """Photographs below a folder; links to nothing and folders that may not be read are among them, to be named as faults."""
+    unreadable: list[OSError] = []
+    found = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        photographs = (Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PHOTOGRAPHS)
+        found += [file for file in photographs if os.path.isfile(file) or not os.path.exists(file)]
+    return sorted(found + [Path(error.filename) for error in unreadable])
 
 
 # --- scores -----------------------------------------------------------------------------------------------
@@ -157,17 +166,20 @@ def _images_in(folder: Path) -> list[Path]:
 def score(images: Source | Iterable[Source], model: str | Path | Scorer | None = None) -> float | pd.Series:
     """Quality of one image, or of many, by a trained model: 0–100, higher is better.
 
+    The model's last layer is linear: an image worse or better than all that it learnt from may lie a few points outside.
+
     Args:
-        images: a file, a folder, a pattern; Pillow's image; an array (H, W), (H, W, 3) or (H, W, 4) of uint8; or several
-            of these. Name files rather than open them where there are more than the memory holds.
+        images: a file, a folder, a pattern; Pillow's image; an array (H, W), (H, W, 3) or (H, W, 4) of uint8; a tensor
+            (3, H, W) or (N, 3, H, W), 0–1; or several of these. Name files rather than open them where there are more
+            than the memory holds.
         model: as `load_scorer`; load it once to call this often.
 
     Returns:
-        A number for one image, for several a series by file name (by number where there is none); what cannot be read
-        is NaN in it, with a warning that says why.
+        A number for one image, for several a series by file name (`paths.printable`; by number where there is none);
+        what cannot be read is NaN in it, with a warning that says why.
 
     Raises:
-        DataError: a file or folder does not exist, or the one image cannot be read.
+        DataError: a file or folder does not exist, the one image cannot be read, or it is nothing of the above.
     """
     table, single = _score_any(images, load_scorer(model))
     if faults := _faults(table):
@@ -179,13 +191,39 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
 
 def _score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
     """`score_all` of whatever names images, and whether they are one image, not several."""
-    named = isinstance(images, str | Path)
-    single = Path(images).expanduser().is_file() if named else isinstance(images, Image.Image)
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # of names
+        images = images.tolist()
+    named = isinstance(images, str | os.PathLike)
+    single = os.path.isfile(paths.named(images)) if named else isinstance(images, Image.Image)
     single |= isinstance(images, np.ndarray) and images.ndim < 4
+    single |= isinstance(images, Tensor) and images.ndim == 3
+    if isinstance(images, bytes) or not (named or single or isinstance(images, Iterable)):
+        raise DataError(_unknown("That", images))
     sources = []
-    for one in [images] if named or single else images:
-        sources += find_images([one]) if isinstance(one, str | Path) else [one]
-    return score_all(scorer, sources, len(sources)), single
+    for number, one in enumerate([images] if named or single or isinstance(images, Tensor) else images):
+        if isinstance(one, str | os.PathLike):
+            sources += find_images([one])
+        elif isinstance(one, Tensor):
+            sources += _as_arrays(one)
+        elif isinstance(one, Image.Image | np.ndarray):
+            sources.append(one)
+        else:
+            raise DataError(_unknown(f"Number {number} of them", one))
+    return score_all(scorer, sources, 1 if isinstance(images, Tensor) else len(sources)), single
+
+
+def _unknown(which: str, thing: object) -> str:
+    return (
+        f"{which} is of type {type(thing).__name__}; an image is the name of a file, folder or pattern, Pillow's image, an "
+        f"array of uint8 (H, W, 3) or a tensor (3, H, W) of 0–1. Bytes of a file: PIL.Image.open(io.BytesIO(data))."
+    )
+
+
+def _as_arrays(images: Tensor) -> list[np.ndarray]:
+    """RGB (N, 3, H, W) or (3, H, W), 0–1, as arrays (H, W, 3) of uint8."""
+    images_N3HW = _with_unit_range(images).detach()
+    pixels_NHW3 = (images_N3HW.float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return list(np.ascontiguousarray(pixels_NHW3))
 
 
 def _faults(table: pd.DataFrame) -> str:
@@ -228,7 +266,7 @@ def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
                 rows.append(row)
     table = _table(rows).round(4)
     paths.write_atomically(csv, to_csv(table))
-    notes.unlink()
+    notes.unlink(missing_ok=True)  # by another that writes the same
     return table
 
 
@@ -237,7 +275,7 @@ def _fingerprint(scorer: Scorer, files: list[Path]) -> str:
     for name, tensor in scorer.model.state_dict().items():
         content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     for file in files:
-        stat = file.stat() if file.exists() else None
+        stat = file.stat() if os.path.exists(file) else None
         content.update(repr((str(file), stat and (stat.st_size, stat.st_mtime_ns))).encode())
     return content.hexdigest()
 
@@ -280,7 +318,7 @@ def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[
     """Name, score and fault of each image."""
     size, cuts, owners, rows = scorer.settings.crop_size, [], [], []
     for place, (number, source) in enumerate(group):
-        name, fault = str(source) if isinstance(source, str | Path) else number, ""
+        name, fault = paths.printable(source) if isinstance(source, str | Path) else number, ""
         try:
             pixels_HWC = read_image(_as_image(source), WorkingSize.of_settings(scorer.settings))
         except ImageError as error:
@@ -325,6 +363,7 @@ class Metric(nn.Module):
 
     Tensors that require a gradient get one: ``-metric(images).mean()`` is a loss. Their pixels are still rounded to 8
     bits, straight through, and reduced by torch in place of Pillow, which moves scores by hundredths of a point.
+    It computes in its model's precision, whatever its host is converted to and under any autocast.
 
     Args:
         model: as `load_scorer`.
@@ -342,27 +381,25 @@ class Metric(nn.Module):
     def train(self, mode: bool = True) -> Self:
         return super().train(False)  # a metric does not learn
 
+    def _apply(self, fn, recurse: bool = True) -> Self:
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # moves, never converts
+
     def forward(self, images: Tensor | Source | Iterable[Source]) -> Tensor:
-        """Scores (N,), float32, 0–100.
+        """Scores (N,), float32.
 
         Args:
-            images: RGB (N, 3, H, W) or (3, H, W), 0–1; or as `score`, of which every one must be readable.
+            images: as `score`, of which every one must be readable.
 
         Raises:
             DataError: a tensor of another shape or range; an image that cannot be read.
         """
-        if not isinstance(images, Tensor):
-            table, _ = _score_any(images, self.scorer)
-            if faults := _faults(table):
-                raise DataError(faults)
-            return torch.tensor(table["score"].to_numpy(np.float32))
-        images_N3HW = images[None] if images.ndim == 3 else images
-        _require_unit_range(images_N3HW)
-        if images.requires_grad and torch.is_grad_enabled():
-            return self._differentiable(images_N3HW)
-        pixels_NHW3 = (images_N3HW.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        table = score_all(self.scorer, list(np.ascontiguousarray(pixels_NHW3)), total=1)
-        return torch.tensor(table["score"].to_numpy(np.float32), device=images.device)
+        given = isinstance(images, Tensor)
+        if given and images.requires_grad and torch.is_grad_enabled():
+            return self._differentiable(_with_unit_range(images).float())
+        table, _ = _score_any(images, self.scorer)
+        if faults := _faults(table):
+            raise DataError(faults)
+        return torch.tensor(table["score"].to_numpy(np.float32), device=images.device if given else None)
 
     def _differentiable(self, images_N3HW: Tensor) -> Tensor:
         size = self.scorer.settings.crop_size
@@ -370,7 +407,7 @@ class Metric(nn.Module):
         pixels = images_N3HW * 255
         if pixels.shape[-2:] != wanted:
             pixels = F.interpolate(pixels, wanted, mode="bicubic", antialias=True).clamp(0, 255)
-        pixels = pixels + (pixels.round() - pixels).detach()
+        pixels = pixels + (pixels.round().clamp(0, 255) - pixels).detach()
         scores = [self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)]
         return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
 
@@ -386,10 +423,16 @@ class Metric(nn.Module):
         self._sum, self._seen = 0.0, 0
 
 
-def _require_unit_range(images_N3HW: Tensor) -> None:
+ROUNDING = 0.5 / 255  # beyond 0 and 1: less than half a step of 8 bits
+
+
+def _with_unit_range(images: Tensor) -> Tensor:
+    """(N, 3, H, W) of images (N, 3, H, W) or (3, H, W); others are refused."""
+    images_N3HW = images[None] if images.ndim == 3 else images
     shape, kind = tuple(images_N3HW.shape), images_N3HW.dtype
     if len(shape) != 4 or shape[1] != 3 or not images_N3HW.is_floating_point():
         raise DataError(f"Expected RGB images of shape (N, 3, H, W) and floating point, 0–1; got {kind} {shape}.")
-    if not ((images_N3HW >= 0) & (images_N3HW <= 1)).all():
+    if not ((images_N3HW >= -ROUNDING) & (images_N3HW <= 1 + ROUNDING)).all():
         low, high = images_N3HW.aminmax()
-        raise DataError(f"Expected values of 0–1; got {low:.3g} to {high:.3g}. Divide 8-bit pixels by 255.")
+        raise DataError(f"Expected values of 0–1; got {low:.6g} to {high:.6g}. Divide 8-bit pixels by 255.")
+    return images_N3HW

@@ -55,10 +55,11 @@ class Predictor(NamedTuple):
 
     def score_crops(self, crops_BCKK: Tensor) -> Tensor:
         """Scores (B,), float32; for any thread, with a gradient where the crops require one."""
-        stages = self.stages(crops_BCKK)
-        if self.settings.freeze_backbone:  # trained and evaluated on cached features, which are float16
-            stages = stages.as_cached()
-        return self.model.head(stages)[0].float()
+        with torch.autocast(self.model.backbone.mean.device.type, enabled=False):  # a caller's own
+            stages = self.stages(crops_BCKK)
+            if self.settings.freeze_backbone:  # trained and evaluated on cached features, which are float16
+                stages = stages.as_cached()
+            return self.model.head(stages)[0].float()
 
     # --- many ---
 
