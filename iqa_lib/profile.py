@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,10 +132,37 @@ class Profile(RunSettings):
     def from_notebook(cls, variables: Mapping[str, Any]) -> Profile:
         """The profile named by the notebook's ``profile``, with every other key that the notebook sets.
 
-        Pass ``globals()``: everything that the parameters cell or papermill defined and that is not None counts.
+        Pass ``globals()``: whatever the parameters cell defined and is not None counts, and whatever papermill did.
+
+        Raises:
+            ProfileError: as `load_profile`, also for a parameter that this notebook does not have.
         """
-        given = {k: v for k, v in variables.items() if k in cls.model_fields and v is not None}
+        written, injected = (_last_assigned(variables.get("In", ()), start) for start in ("profile", "# Parameters\n"))
+        for name in injected | written:
+            near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.8)
+            if name not in cls.model_fields and (near or name not in written):
+                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}"
+                raise ProfileError(f"unknown parameter '{name}': {advice} Or any key of a profile.")
+        given = {k: v for k, v in variables.items() if k in cls.model_fields and (v is not None or k in injected)}
         return load_profile(given.pop("profile"), **given)
+
+
+def _last_assigned(cells: Sequence[str], start: str) -> set[str]:
+    """The names that the last executed cell with this start assigns."""
+    last = next((cell for cell in reversed(cells) if cell.startswith(start)), "")
+    return {
+        name.id for name in ast.walk(ast.parse(last)) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
+
+
+def _typed(value: Any) -> Any:
+    """Papermill's command line makes text of null, true, false and lists."""
+    if not isinstance(value, str) or (value.lower() not in ("null", "true", "false") and value[:1] != "["):
+        return value
+    try:
+        return yaml.load(value.lower() if value[:1] != "[" else value, _FlatLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return value
 
 
 class _FlatLoader(yaml.SafeLoader):
@@ -170,7 +198,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     if not isinstance(content, dict) or not all(isinstance(key, str) and key.isprintable() for key in content):
         raise ProfileError(f"{path}: expected lines 'key: value', found {str(content)[:200]}.")
     try:
-        return Profile(**{**content, **overrides})
+        return Profile(**{key: _typed(value) for key, value in {**content, **overrides}.items()})
     except ValidationError as error:
         raise ProfileError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}.") from error
 

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,14 +32,14 @@ from torch import Tensor, nn
 from iqa_lib import machine, paths
 from iqa_lib.data.crops import grid
 from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
-from iqa_lib.errors import CheckpointError, DataError, ImageError
+from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
-from iqa_lib.profile import ScoringSettings
+from iqa_lib.profile import ScoringSettings, load_profile
 from iqa_lib.progress import Progress
 from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, batched, on_every_core
-from iqa_lib.training.runs import MODEL, Run
+from iqa_lib.training.runs import IDENTITY, MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
 
@@ -58,8 +59,9 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
     """The model that comes with the package, or another.
 
     Args:
-        model: a run of the store (its folder or the folder's name), a profile with one finished run, a folder of
-            ``save_pretrained``, or a checkpoint of the reference code (``.pkl``, ``.pth``), read without running it.
+        model: a run of the store (its folder or the folder's name), a profile with a finished run, a folder of
+            ``save_pretrained``, or a checkpoint of the reference code (``.pkl``, ``.pth``), read without running it. Of
+            several runs by a profile's present settings (its labels have changed) the newest that is finished.
 
     Raises:
         CheckpointError: it is none of these, or not usable.
@@ -106,6 +108,14 @@ def _locate(name: str) -> Path:
         return path
     runs = [run for run in paths.RUNS.glob("*/store/*") if (run / MODEL).is_file()]
     found = [run for run in runs if run.name == name] or [run for run in runs if _profile_of(run) == name]
+    if len(found) > 1 and (own := _by_present_settings(name, found)):
+        newest, *older = sorted(own, key=lambda run: (run / "result.json").stat().st_mtime, reverse=True)
+        if older:
+            print(
+                f"'{name}' means {newest.name}, its newest; older ones: {', '.join(r.name for r in older)}.",
+                file=sys.stderr,
+            )
+        return newest
     if len(found) == 1:
         return found[0]
     if found:
@@ -119,6 +129,17 @@ def _locate(name: str) -> Path:
 
 def _profile_of(run: Path) -> str:
     return run.parent.parent.name
+
+
+def _by_present_settings(profile: str, runs: list[Path]) -> list[Path]:
+    """The finished ones of a profile's runs that have the settings it has now, whatever its images were then."""
+    file = paths.RUNS / profile / "profile.yaml"
+    try:
+        wanted = load_profile(str(file) if file.is_file() else profile)
+    except ProfileError:
+        return []
+    finished = [Run.at(run) for run in runs if (run / "result.json").is_file()]
+    return [run.folder for run in finished if all(getattr(wanted, k) == getattr(run.settings, k) for k in IDENTITY)]
 
 
 # --- which images -----------------------------------------------------------------------------------------

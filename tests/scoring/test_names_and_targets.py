@@ -11,13 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from skimage import data as photographs
 
 from iqa_lib import __main__, paths
 from iqa_lib.errors import DataError
 from iqa_lib.models.smart_iqa import SmartIQA
+from iqa_lib.profile import load_profile
 from iqa_lib.scoring.score import Metric, find_images, load_scorer, score
+from iqa_lib.training.runs import Run
 
 CROP = 64
 NAMES = {
@@ -292,3 +295,26 @@ def test_values_a_rounding_beyond_the_range_are_taken_others_shown(batch, scorer
         beyond[0, 0, 0, 0] = wrong
         with pytest.raises(DataError, match=shown):
             metric(beyond)
+
+
+# --- names of models ---
+
+
+def test_a_tuned_models_name_means_its_newest_finished_run(home, scorer, capsys):
+    """Labels that were corrected make another run of the same settings."""
+    settings = load_profile("smoke", profile="mine", dataset="labels.csv")
+    paths.write_atomically(settings.folder / "profile.yaml", yaml.safe_dump(settings.model_dump(mode="json")))
+    runs = [Run(settings.model_copy(update=changed), labels) for changed, labels in VERSIONS]
+    for age, run in enumerate(runs):
+        scorer.model.save_pretrained(run.folder)
+        paths.write_atomically(run.folder / "run.json", json.dumps(run.config))
+        if run is not runs[-1]:  # still in training
+            paths.write_atomically(run.folder / "result.json", "{}")
+            os.utime(run.folder / "result.json", (age, age))
+    first, newest, *_ = (run.folder.name for run in runs)
+    assert load_scorer("mine").name == newest
+    assert f"'mine' means {newest}, its newest; older ones: {first}." in capsys.readouterr().err
+    assert load_scorer(first).name == first
+
+
+VERSIONS = [({}, "first"), ({}, "corrected"), ({"epochs": 9}, "other settings"), ({}, "unfinished")]
