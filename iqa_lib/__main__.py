@@ -273,6 +273,29 @@ def bench(options: Namespace) -> int:
     return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
 
+@verb("copy the notebooks and their profiles here, to read and to change them")
+def notebooks(options: Namespace) -> int:
+    import shutil
+
+    own = paths.HOME / "notebooks"
+    if own.exists():
+        raise WorkbookError(f"{own} is there already: remove it, or work with it. Nothing was copied.")
+    shutil.copytree(paths.NOTEBOOKS, own, ignore=shutil.ignore_patterns("__*", ".*"))
+    print(f"{own}: jupyter lab {own}")
+    return 0
+
+
+@verb("what this computer has and what is wrong with it (exit code 1 if anything is): for bug reports")
+def doctor(options: Namespace) -> int:
+    from iqa_lib.workbook.doctor import examine
+
+    found = examine()
+    _print_table(((part, text) for part, text, _ in found), "part", "found")
+    advice = [f"{part}: {wrong}" for part, _, wrong in found if wrong]
+    print(*advice, sep="\n") if advice else print("nothing is wrong")
+    return int(bool(advice))
+
+
 DATA_VERBS = VERBS.add_parser("data", help="list, check, prepare or download datasets").add_subparsers(
     dest="action", required=True, metavar="ACTION"
 )

@@ -12,14 +12,18 @@ import torch
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one (Apple's computes in float32), else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def description() -> str:
     """Device, threads and torch's version: what measured times belong to."""
     if device().type == "cuda":
         name = torch.cuda.get_device_name()
+    elif device().type == "mps":
+        name = f"{platform.machine()} (Apple's GPU)"
     else:  # and the widest instructions that torch may use for products, as they decide how fast bf16 is
         widest = "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512 bf16"
         if not native_bf16(torch.device("cpu")):

@@ -1,4 +1,7 @@
-"""Where files are, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
+"""Where files are, and how they are written.
+
+In the checkout, or for an installed package in the current folder; in the folder named by IQA_HOME where that is set.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,13 @@ if TYPE_CHECKING:  # slow to import, and the command line asks for paths first
     import pandas as pd
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-HOME = Path(os.environ.get("IQA_HOME") or CHECKOUT).resolve()
+INSTALLED = not (CHECKOUT / "pyproject.toml").is_file()
+HOME = Path(os.environ.get("IQA_HOME") or (Path.cwd() if INSTALLED else CHECKOUT)).resolve()
 NOTEBOOKS = CHECKOUT / "notebooks"
+if INSTALLED:
+    os.environ["IQA_HOME"] = str(HOME)  # for kernels, which work in another folder
+    own = HOME / "notebooks"  # by `python -m iqa_lib notebooks`
+    NOTEBOOKS = own if own.is_dir() else Path(__file__).resolve().with_name("notebooks")
 PROFILES = NOTEBOOKS / "profiles"
 DATA = HOME / "data"
 RUNS = HOME / "runs"

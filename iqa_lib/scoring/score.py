@@ -9,7 +9,6 @@ Shape suffixes: B batch, N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import copy
 import functools
 import glob
 import hashlib
@@ -20,14 +19,12 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from iqa_lib import machine, paths
 from iqa_lib.data.crops import grid
@@ -202,15 +199,15 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
     Raises:
         DataError: a file or folder does not exist, the one image cannot be read, or it is nothing of the above.
     """
-    table, single = _score_any(images, load_scorer(model))
-    if faults := _faults(table):
+    table, single = score_any(images, load_scorer(model))
+    if faults := faults_of(table):
         if single:
             raise DataError(faults)
         warnings.warn(faults, stacklevel=2)
     return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
 
 
-def _score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
+def score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
     """`score_all` of whatever names images, and whether they are one image, not several."""
     if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # of names
         images = images.tolist()
@@ -242,12 +239,12 @@ def _unknown(which: str, thing: object) -> str:
 
 def _as_arrays(images: Tensor) -> list[np.ndarray]:
     """RGB (N, 3, H, W) or (3, H, W), 0–1, as arrays (H, W, 3) of uint8."""
-    images_N3HW = _with_unit_range(images).detach()
+    images_N3HW = with_unit_range(images).detach()
     pixels_NHW3 = (images_N3HW.float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return list(np.ascontiguousarray(pixels_NHW3))
 
 
-def _faults(table: pd.DataFrame) -> str:
+def faults_of(table: pd.DataFrame) -> str:
     faults = [f"{row.image} {row.fault}" for row in table.itertuples() if row.fault]
     return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
@@ -357,7 +354,7 @@ def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[
 
 def _score_cuts(scorer: Scorer, cuts: list[np.ndarray]) -> np.ndarray:
     with torch.inference_mode():
-        scores = [scorer.score_crops(crops_BCHW).double().cpu().numpy() for crops_BCHW in batched(cuts)]
+        scores = [scorer.score_crops(crops_BCHW).cpu().double().numpy() for crops_BCHW in batched(cuts)]
     return np.concatenate([np.zeros(0), *scores])
 
 
@@ -372,82 +369,10 @@ def _as_image(source: Source) -> str | Path | Image.Image:
         ) from None
 
 
-# --- among other metrics ----------------------------------------------------------------------------------
-
-
-class Metric(nn.Module):
-    """The model as one of pyiqa's metrics, and with the methods of torchmetrics.
-
-        metric = Metric()
-        metric("photo.jpg"), metric(batch_N3HW)        # (N,) scores, 0–100
-        metric.update(batch_N3HW); metric.compute()    # mean over all that was seen since `reset`
-
-    Tensors that require a gradient get one: ``-metric(images).mean()`` is a loss. Their pixels are still rounded to 8
-    bits, straight through, and reduced by torch in place of Pillow, which moves scores by hundredths of a point.
-    It computes in its model's precision, whatever its host is converted to and under any autocast.
-
-    Args:
-        model: as `load_scorer`.
-    """
-
-    lower_better = False
-
-    def __init__(self, model: str | Path | Scorer | None = None):
-        super().__init__()
-        scorer = load_scorer(model)
-        self.model = copy.deepcopy(scorer.model).requires_grad_(False)
-        self.scorer = scorer._replace(model=self.model)
-        self.reset()
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(False)  # a metric does not learn
-
-    def _apply(self, fn, recurse: bool = True) -> Self:
-        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # moves, never converts
-
-    def forward(self, images: Tensor | Source | Iterable[Source]) -> Tensor:
-        """Scores (N,), float32.
-
-        Args:
-            images: as `score`, of which every one must be readable.
-
-        Raises:
-            DataError: a tensor of another shape or range; an image that cannot be read.
-        """
-        given = isinstance(images, Tensor)
-        if given and images.requires_grad and torch.is_grad_enabled():
-            return self._differentiable(_with_unit_range(images).float())
-        table, _ = _score_any(images, self.scorer)
-        if faults := _faults(table):
-            raise DataError(faults)
-        return torch.tensor(table["score"].to_numpy(np.float32), device=images.device if given else None)
-
-    def _differentiable(self, images_N3HW: Tensor) -> Tensor:
-        size = self.scorer.settings.crop_size
-        wanted = WorkingSize.of_settings(self.scorer.settings).of(*images_N3HW.shape[-2:])
-        pixels = images_N3HW * 255
-        if pixels.shape[-2:] != wanted:
-            pixels = F.interpolate(pixels, wanted, mode="bicubic", antialias=True).clamp(0, 255)
-        pixels = pixels + (pixels.round().clamp(0, 255) - pixels).detach()
-        scores = [self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)]
-        return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
-
-    def update(self, images: Tensor | Source | Iterable[Source]) -> None:
-        scores_N = self(images).detach().double()
-        self._sum, self._seen = self._sum + scores_N.sum().item(), self._seen + len(scores_N)
-
-    def compute(self) -> Tensor:
-        """Mean score of all images since `reset`; NaN where there was none."""
-        return torch.tensor(self._sum / self._seen if self._seen else float("nan"))
-
-    def reset(self) -> None:
-        self._sum, self._seen = 0.0, 0
-
-
 ROUNDING = 0.5 / 255  # beyond 0 and 1: less than half a step of 8 bits
 
 
-def _with_unit_range(images: Tensor) -> Tensor:
+def with_unit_range(images: Tensor) -> Tensor:
     """(N, 3, H, W) of images (N, 3, H, W) or (3, H, W); others are refused."""
     images_N3HW = images[None] if images.ndim == 3 else images
     shape, kind = tuple(images_N3HW.shape), images_N3HW.dtype

@@ -117,8 +117,8 @@ def uncertainty(times: list[float]) -> float:
 def _seconds(call: Callable[[], object]) -> float:
     started = clock()
     call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return clock() - started
 
 

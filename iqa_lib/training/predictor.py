@@ -72,9 +72,9 @@ class Predictor(NamedTuple):
                 scores.append(self.model.score_stages(batch).float())
                 if self.model.last_attention_weights is not None:
                     alphas.append(self.model.last_attention_weights.float())
-        table = pd.DataFrame({"prediction": torch.cat(scores).double().cpu().numpy()})
+        table = pd.DataFrame({"prediction": torch.cat(scores).cpu().double().numpy()})
         if alphas:
-            table[ALPHAS] = torch.cat(alphas).double().cpu().numpy()
+            table[ALPHAS] = torch.cat(alphas).cpu().double().numpy()
         return table
 
     def predict(self, images: ImageSet, crops: list[Crop], what: str) -> pd.DataFrame:
@@ -136,7 +136,9 @@ class Predictor(NamedTuple):
             with torch.inference_mode():  # each thread has its own
                 return self.stages(crops_BCKK)
 
-        if self.model.backbone.mean.is_cuda or self.settings.compile:  # compiled code is called from one thread
+        if (
+            self.model.backbone.mean.device.type != "cpu" or self.settings.compile
+        ):  # compiled code is called from one thread
             yield from map(stages, ahead(read, items))
         else:
             pixels = EVALUATION_BATCH * self.settings.crop_size**2
@@ -154,7 +156,7 @@ def on_every_core(work: Callable, jobs: Iterable[tuple[Any, int]]) -> Iterator:
     """As `in_order`, each core on an item of its own: they need not wait for one another, as they would on one item."""
     before = torch.get_num_threads()
     cores = joblib.cpu_count() if torch.cuda.is_available() else before
-    workers = min(cores, MOST_WORKERS)
+    workers = 1 if machine.device().type == "mps" else min(cores, MOST_WORKERS)  # whose commands one thread gives
 
     def work_alone(item: Any) -> Any:
         torch.set_num_threads(max(1, cores // workers))  # of this worker

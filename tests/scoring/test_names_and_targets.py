@@ -19,7 +19,8 @@ from iqa_lib import __main__, paths
 from iqa_lib.errors import DataError
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
-from iqa_lib.scoring.score import Metric, find_images, load_scorer, score
+from iqa_lib.scoring.metric import Metric
+from iqa_lib.scoring.score import find_images, load_scorer, score
 from iqa_lib.training.runs import Run
 
 CROP = 64
