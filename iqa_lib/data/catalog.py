@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,11 @@ def load_table(
         DataError: the dataset is absent or unknown, or its labels or images are at fault: every fault, in one message.
     """
     table, faults = read_labels(name, score_range, data_folder)
+    reading = reading_of(table)
     if faults:
-        raise DataError(" | ".join(faults))
+        raise DataError(" | ".join([*faults, *reading]))
+    for sentence in reading:
+        print(f"{name}: {sentence}", file=sys.stderr)
     if table["reference"].is_unique:  # photographs as they were taken: none was made of another
         table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
     table["split"] = _split(table, split_seed, validation, test_only)
@@ -161,12 +165,18 @@ def read_labels(
     found = _published(name, data_folder)
     if found:
         key, folder, layout = found
-        return checked(layout.read(folder), folder, CATALOG[key].score_range)
+        return checked(*layout.read(folder, root_of(data_folder).resolve()), CATALOG[key].score_range)
     if name in CATALOG:
         raise DataError(how_to_get(name, data_folder))
     path = find_own(name, data_folder)
     path = own_label_file(path) if path.is_dir() else path
     return checked(read_own(path), path.parent, score_range)
+
+
+def reading_of(table: pd.DataFrame) -> list[str]:
+    """In a sentence, how labels were read that do not say it plainly themselves."""
+    remarks = table.attrs.get("reading")
+    return [f"Read {'; '.join(remarks)}."] if remarks else []
 
 
 def how_to_get(name: str, data_folder: str | Path | None = None) -> str:
