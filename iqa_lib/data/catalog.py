@@ -22,6 +22,7 @@ from iqa_lib.data.readers import authentic, synthetic
 from iqa_lib.data.readers.files import Layout, subfolders
 from iqa_lib.data.readers.own import OWN_SUFFIXES, own_label_file, read_own
 from iqa_lib.errors import DataError
+from iqa_lib.profile import DataSettings
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,7 @@ def load_table(
         raise DataError(" | ".join([*faults, *reading]))
     for sentence in reading:
         print(f"{name}: {sentence}", file=sys.stderr)
-    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
-        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
-    table["split"] = _split(table, split_seed, validation, test_only)
+    table = divided(table, split_seed, validation, test_only)
     first = ["image", "path", "score", "split", "reference"]
     table = table[[*first, *(column for column in table if column not in first)]]
     return table[table["split"] != ""].reset_index(drop=True)
@@ -214,6 +213,39 @@ def crossing(table: pd.DataFrame) -> pd.Series:
     """Which test images have a near-copy, or a version of the same photograph, among those trained or validated on."""
     elsewhere = table["reference"][table["split"] != "test"]
     return (table["split"] == "test") & table["reference"].isin(elsewhere)
+
+
+def divided(table: pd.DataFrame, seed: int, validation: bool, test_only: bool = False) -> pd.DataFrame:
+    """The table with each image's ``split``, "" where it is left out; near-copies have one ``reference``."""
+    table = table.copy()
+    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
+        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
+    table["split"] = _split(table, seed, validation, test_only)
+    return table
+
+
+def too_few(table: pd.DataFrame, protocol: str) -> str | None:
+    """What is to be done where a split of `load_table` has not the three images that training needs."""
+    counts = {split: int((table["split"] == split).sum()) for split in SPLITS if split != "val" or protocol == "honest"}
+    if min(counts.values()) >= 3:
+        return None
+    return (
+        f"{len(table)} images give {', '.join(f'{count} in split {split!r}' for split, count in counts.items())}; at least 3 "
+        f"needed in each. Label more (30 photographs are enough); or write a column 'split' of {', '.join(counts)}, and, to "
+        f"cross-validate, train again with others in 'test', under another name."
+    )
+
+
+def require_enough(settings: DataSettings) -> None:
+    """Before anything is trained.
+
+    Raises:
+        DataError: as `load_table`, and for too few images.
+    """
+    honest = settings.protocol == "honest"
+    table = load_table(settings.dataset, settings.score_range, settings.data_folder, settings.split_seed, honest)
+    if lack := too_few(table, settings.protocol):
+        raise DataError(f"{settings.dataset}: {lack}")
 
 
 def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) -> pd.Series:
@@ -290,6 +322,8 @@ def find_own(name: str, data_folder: str | Path | None) -> Path:
             return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     if Path(name).suffix.lower() in OWN_SUFFIXES:
         raise DataError(f"The label file '{name}' does not exist; looked for {' and '.join(map(str, candidates))}.")
+    if there := [path for path in candidates if path.is_file()]:
+        raise DataError(f"{there[0]} is no label file ({', '.join(OWN_SUFFIXES)}). Save it as 'CSV UTF-8'.")
     near = difflib.get_close_matches(name, CATALOG, n=1)
     raise DataError(
         f"Unknown dataset '{name}'{f', did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(CATALOG)}; or "

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from iqa_lib.data import catalog, decode, images, near_copies
 from iqa_lib.data.labels import few
 from iqa_lib.errors import DataError
-from iqa_lib.profile import DataSettings
+from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
 
@@ -64,17 +64,18 @@ def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
     return f"from {dataset.source}"
 
 
-def check(name: str, settings: DataSettings) -> Report:
+def check(name: str, settings: Profile) -> Report:
     """Read all labels and decode every image of a dataset; gather all faults instead of stopping at one.
 
     Args:
         name: as for `catalog.load_table`.
-        settings: ``score_range`` and ``data_folder`` count.
+        settings: ``score_range``, ``data_folder``, ``split_seed`` and ``protocol`` count; its ``test_datasets`` may be small.
     """
     place = catalog.place_of(name, settings.data_folder)
     report = Report(name, place.parent if place and place.is_file() else place)
     try:
         table, faults = catalog.read_labels(name, settings.score_range, settings.data_folder)
+        report.notes += catalog.reading_of(table)
         report.faults += faults
     except DataError as error:
         report.faults.append(str(error))
@@ -87,6 +88,11 @@ def check(name: str, settings: DataSettings) -> Report:
             f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
             f"again; go on with what is there only if a part is meant."
         )
+    if not (published or report.faults or name in settings.test_datasets):
+        lack = catalog.too_few(
+            catalog.divided(table, settings.split_seed, settings.protocol == "honest"), settings.protocol
+        )
+        report.faults += [lack] if lack else []
     _look_at_scores(report, table)
     _look_at_case(report, labelled)
     unlabelled = _without_row(labelled, report.folder)

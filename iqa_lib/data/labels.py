@@ -112,7 +112,8 @@ def _one_row_per_image(table: pd.DataFrame, faults: Faults) -> pd.DataFrame:
         return table
     by_image = table.groupby(table["path"].fillna(table.index.to_series()), sort=False)
     several = by_image.size() > 1
-    if "rater" not in table and (several.sum() * 2 <= images or by_image["score"].nunique().max() < 2):
+    alike = by_image["image"].nunique().max() > 1 or by_image["score"].nunique().max() < 2  # no rater's doing
+    if "rater" not in table and (several.sum() * 2 <= images or alike):
         first = {path: where for where, path in paths[::-1].items()}
         for where, path in paths[again].items():
             problem = f"image '{table['image'][where]}' was already in {first[path]}"
@@ -125,11 +126,10 @@ def _one_row_per_image(table: pd.DataFrame, faults: Faults) -> pd.DataFrame:
     place = merged["path"].fillna(merged.index.to_series())
     columns = {"score": "mean", "std": "std", "standard_error": "sem"}
     merged = merged.assign(**{ours: place.map(ratings[theirs]) for ours, theirs in columns.items()})
-    count, error = ratings["count"][several], ratings["sem"].mean()
     merged.attrs["reading"] = [
         *merged.attrs.get("reading", []),
-        f"with {count.min()} to {count.max()} rows for {len(count):,} of {images:,} images as one rater's each: the score is "
-        f"their mean, of standard error {error:.1f} on the average (of 100)",
+        f"with up to {ratings['count'].max()} rows of one image as one rater's each: their mean is the score, with a "
+        f"standard error of {ratings['sem'].mean():.1f} (of 100) on average",
     ]
     return merged.drop(columns="rater", errors="ignore")
 

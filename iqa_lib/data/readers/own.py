@@ -60,7 +60,8 @@ def read_own(path: Path) -> pd.DataFrame:
         cells = _cells_of_sheet(path, remarks) if suffix == ".xlsx" else _cells_of_text(path, remarks)
         header = _header(cells)
         if header is None:
-            table = cells.set_axis([""] * cells.shape[1], axis=1)
+            table = cells.loc[:, (cells != "").any()]
+            table = table.set_axis([""] * table.shape[1], axis=1)
             remarks.append("without a header")
         else:
             table = headed(cells, path, header)
@@ -88,7 +89,7 @@ def _cells_of_sheet(path: Path, remarks: list[str]) -> pd.DataFrame:
     name = max(sheets, key=lambda name: sheets[name].head(LOOKED_AT).map(is_image).any(axis=None))
     if len(sheets) > 1:
         remarks.append(f"from the sheet '{name}'")
-    return trimmed(sheets[name].map(whole), f"{path.name}, row ")
+    return trimmed(sheets[name].where(sheets[name].notna(), "").map(whole), f"{path.name}, row ")
 
 
 def _header(cells: pd.DataFrame) -> int | None:

@@ -48,8 +48,7 @@ def decoded(path: Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path}, line {line}: not in {encoding.upper()} (byte 0x{content[error.start]:02X}). Save it again as 'CSV "
-            f"UTF-8', or convert it: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"
+            f"{path}, line {line}: not in {encoding.upper()} (byte 0x{content[error.start]:02X}). Save it again as 'CSV UTF-8'."
         ) from error
 
 
@@ -84,7 +83,9 @@ def separator_of(text: str) -> str:
     def fitting(name: str) -> tuple[int, int]:
         rows = [[cell.strip(' "') for cell in line.split(SEPARATORS[name])] for line in lines]
         found = sum(any(map(is_image, row)) and any(map(NUMBER.fullmatch, row)) for row in rows)
-        return found, len(rows[0]) if rows and SEPARATORS[name] else 0
+        if SEPARATORS[name] is None:  # the last resort, and none where names have spaces
+            return found if len(set(map(len, rows))) == 1 else 0, 0
+        return found, len(rows[0]) if rows else 0
 
     return max(SEPARATORS, key=fitting)
 
