@@ -123,9 +123,9 @@ def load_table(
 
     Args:
         name: a name in ``CATALOG`` (embedded ones are built when absent); or labels of one's own: the path of a CSV
-            (``image,score`` and any of ``split``, ``reference``, ``std``), of pyiqa's meta-information file, of a JSON
-            list, or of a folder with one of these in it. A relative path is looked for in ``data_folder`` and in the
-            workbook's folder, images relative to the label file.
+            (``image,score`` and any of ``split``, ``reference``, ``std``, ``rater``), of pyiqa's meta-information file,
+            of an Excel sheet, of JSON, or of a folder with one of these in it. A relative path is looked for in
+            ``data_folder`` and in the workbook's folder, images relative to the label file.
         score_range: worst and best score of one's own labels; mapped to 0–100.
         data_folder: where datasets lie; by default ``data/`` of this workbook.
         split_seed: which of the ten splits, where no official one exists; and which 10 % of the training images are
@@ -327,5 +327,5 @@ def find_own(name: str, data_folder: str | Path | None) -> Path:
     near = difflib.get_close_matches(name, CATALOG, n=1)
     raise DataError(
         f"Unknown dataset '{name}'{f', did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(CATALOG)}; or "
-        f"give the path of a CSV or JSON file of your own, or of a folder with one in it."
+        f"give the path of a CSV, Excel or JSON file of your own, or of a folder with one in it."
     )

@@ -234,6 +234,8 @@ LABELS = (".csv", ".xlsx", ".mat", ".txt", ".json")
 def test_archives_may_keep_folders_of_their_own(layout, around):
     """The images' archive in one, and the label files' too."""
     name, data_folder = layout[0], layout[1] / "unpacked"
+    if around == "each" and (data_folder / "some-folder/koniq_train.json").is_file():
+        pytest.skip("the reference code's lists belong beside train/ and test/: no archive separates them")
     expected = load_table(name, data_folder=data_folder)
     folder = data_folder / "some-folder"
     for path in sorted(folder.iterdir()):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from iqa_lib.data.readers.files import place
@@ -54,8 +53,7 @@ def read_own(path: Path) -> pd.DataFrame:
     remarks: list[str] = []
     suffix = path.suffix.lower()
     if suffix == ".json":
-        table = read_json_list(path)
-        table = table.map(lambda cell: whole(cell) if np.ndim(cell) == 0 else str(cell))
+        table = read_json_list(path).map(whole)
     else:
         cells = _cells_of_sheet(path, remarks) if suffix == ".xlsx" else _cells_of_text(path, remarks)
         header = _header(cells)
