@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -169,7 +170,11 @@ def read_labels(
         raise DataError(how_to_get(name, data_folder))
     path = find_own(name, data_folder)
     path = own_label_file(path) if path.is_dir() else path
-    return checked(read_own(path), path.parent, score_range)
+    table = read_own(path)
+    if path.is_symlink() and not any(os.path.exists(path.parent / image) for image in table["image"]):
+        path = path.resolve()  # a link to labels on another disk, whose images are there too
+        table = read_own(path)
+    return checked(table, path.parent, score_range)
 
 
 def reading_of(table: pd.DataFrame) -> list[str]:

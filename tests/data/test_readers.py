@@ -225,6 +225,8 @@ def test_a_part_of_a_dataset_may_be_a_link_to_another_disk(tmp_path):
     (tmp_path / "data/mine/one.jpg").symlink_to(tmp_path / "disk/ss01 (4).jpg")
     assert len(load_table("biq2021", data_folder=tmp_path / "data")) == 22
     assert load_table("mine", data_folder=tmp_path / "data")["score"].tolist() == [5, 6]
+    (tmp_path / "a.csv").symlink_to(tmp_path / "data/mine/labels.csv")  # the labels alone
+    assert load_table(str(tmp_path / "a.csv"))["score"].tolist() == [5, 6]
 
 
 LABELS = (".csv", ".xlsx", ".mat", ".txt", ".json")

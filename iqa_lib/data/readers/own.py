@@ -97,8 +97,7 @@ def _header(cells: pd.DataFrame) -> int | None:
             return None if number == 0 else 0
         if sum(cell != "" for cell in row) > 1 and "image" in (KNOWN.get(_plain(cell)) for cell in row):
             return number
-    with_numbers = len(cells) and any(map(NUMBER.fullmatch, cells.iloc[0]))
-    return None if with_numbers and not cells.iloc[1:].map(is_image).any(axis=None) else 0
+    return None if len(cells) and any(map(NUMBER.fullmatch, cells.iloc[0])) else 0
 
 
 def _plain(name: str) -> str:
@@ -168,7 +167,7 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
     named = pd.DataFrame(first | {names[c]: table.iloc[:, c] for c in rest})
     if len(chosen["score"]) > 1:
         named = _row_per_rating(named, {names[c]: table.iloc[:, c] for c in raters})
-    for column in {"score", "std"} & set(named):
+    for column in named.columns.intersection(["score", "std"]):
         named[column] = _with_points(named[column], path, remarks)
     return named
 
@@ -196,7 +195,7 @@ def _with_points(column: pd.Series, path: Path, remarks: list[str]) -> pd.Series
             f"{path.parent / column[commas].index[0]}: '{first}' can be read in two ways, {first.replace(',', '.')} or "
             f"{first.replace(',', '')}. Write decimals with a point, thousands without a mark."
         )
-    remarks.append("decimal commas as points")
+    remarks.append(f"decimal commas of {column.name} as points")
     return column.mask(commas, column.str.replace(",", "."))
 
 
