@@ -6,6 +6,7 @@ Everything slow (papermill, torch, pandas) is imported by the verb that needs it
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from argparse import Namespace
@@ -96,7 +97,7 @@ def _here(name: str) -> str:
     from iqa_lib.data.catalog import CATALOG
 
     path = Path(name).expanduser()
-    return str(path.absolute()) if name not in CATALOG and path.exists() else name
+    return os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name
 
 
 def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
