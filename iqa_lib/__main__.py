@@ -99,6 +99,14 @@ def _settings(options: Namespace, **own: Any) -> Any:
     return load_profile(options.profile, **{**own, **dict(options.overrides)})
 
 
+def _here(name: str) -> str:
+    """A dataset's name; or the path of labels, which are looked for in the current folder first."""
+    from iqa_lib.data.catalog import CATALOG
+
+    path = Path(name).expanduser()
+    return os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name
+
+
 def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -190,10 +198,12 @@ TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no othe
 def finetune(options: Namespace) -> int:
     import yaml
 
+    from iqa_lib.data import catalog
     from iqa_lib.workbook.runner import run_workbook
 
-    labels = str(Path(options.labels).expanduser().resolve())
+    labels = _here(options.labels)
     settings = _settings(options, profile=options.name, dataset=labels, score_range=options.range, test_datasets=())
+    catalog.require_enough(settings)
     file = settings.folder / "profile.yaml"
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     failed = run_workbook(str(file), only=TUNING)
@@ -322,7 +332,7 @@ def data_check(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.check import check
 
-    report = check(options.name, settings)
+    report = check(_here(options.name), settings)
     print(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}")
     for number, fault in enumerate(report.faults, 1):
         print(f"fault {number}: {fault}")
@@ -337,9 +347,10 @@ def data_prepare(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.images import load_images
 
-    images = load_images(settings, options.name, options.name in settings.test_datasets, verify=True)
+    name = _here(options.name)
+    images = load_images(settings, name, name in settings.test_datasets, verify=True)
     decoded = f"{len(images):,} images decoded to {settings.resolution} px"
-    print(f"{options.name}: {decoded}, verified (fingerprint {images.fingerprint})")
+    print(f"{name}: {decoded}, verified (fingerprint {images.fingerprint})")
     return 0
 
 

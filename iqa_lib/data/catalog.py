@@ -2,6 +2,8 @@
 
 import difflib
 import importlib.resources
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from iqa_lib.data.readers import authentic, synthetic
 from iqa_lib.data.readers.files import Layout, subfolders
 from iqa_lib.data.readers.own import OWN_SUFFIXES, own_label_file, read_own
 from iqa_lib.errors import DataError
+from iqa_lib.profile import DataSettings
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,9 @@ def load_table(
 
     Args:
         name: a name in ``CATALOG`` (embedded ones are built when absent); or labels of one's own: the path of a CSV
-            (``image,score`` and any of ``split``, ``reference``, ``std``), of pyiqa's meta-information file, of a JSON
-            list, or of a folder with one of these in it. A relative path is looked for in ``data_folder`` and in the
-            workbook's folder, images relative to the label file.
+            (``image,score`` and any of ``split``, ``reference``, ``std``, ``rater``), of pyiqa's meta-information file,
+            of an Excel sheet, of JSON, or of a folder with one of these in it. A relative path is looked for in
+            ``data_folder`` and in the workbook's folder, images relative to the label file.
         score_range: worst and best score of one's own labels; mapped to 0–100.
         data_folder: where datasets lie; by default ``data/`` of this workbook.
         split_seed: which of the ten splits, where no official one exists; and which 10 % of the training images are
@@ -131,11 +134,12 @@ def load_table(
         DataError: the dataset is absent or unknown, or its labels or images are at fault: every fault, in one message.
     """
     table, faults = read_labels(name, score_range, data_folder)
+    reading = reading_of(table)
     if faults:
-        raise DataError(" | ".join(faults))
-    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
-        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
-    table["split"] = _split(table, split_seed, validation, test_only)
+        raise DataError(" | ".join([*faults, *reading]))
+    for sentence in reading:
+        print(f"{name}: {sentence}", file=sys.stderr)
+    table = divided(table, split_seed, validation, test_only)
     first = ["image", "path", "score", "split", "reference"]
     table = table[[*first, *(column for column in table if column not in first)]]
     return table[table["split"] != ""].reset_index(drop=True)
@@ -155,12 +159,22 @@ def read_labels(
     found = _published(name, data_folder)
     if found:
         key, folder, layout = found
-        return checked(layout.read(folder), folder, CATALOG[key].score_range)
+        return checked(*layout.read(folder, root_of(data_folder).resolve()), CATALOG[key].score_range)
     if name in CATALOG:
         raise DataError(how_to_get(name, data_folder))
     path = find_own(name, data_folder)
     path = own_label_file(path) if path.is_dir() else path
-    return checked(read_own(path), path.parent, score_range)
+    table = read_own(path)
+    if path.is_symlink() and not any(os.path.exists(path.parent / image) for image in table["image"]):
+        path = path.resolve()  # a link to labels on another disk, whose images are there too
+        table = read_own(path)
+    return checked(table, path.parent, score_range)
+
+
+def reading_of(table: pd.DataFrame) -> list[str]:
+    """In a sentence, how labels were read that do not say it plainly themselves."""
+    remarks = table.attrs.get("reading")
+    return [f"Read {'; '.join(remarks)}."] if remarks else []
 
 
 def how_to_get(name: str, data_folder: str | Path | None = None) -> str:
@@ -198,6 +212,39 @@ def crossing(table: pd.DataFrame) -> pd.Series:
     """Which test images have a near-copy, or a version of the same photograph, among those trained or validated on."""
     elsewhere = table["reference"][table["split"] != "test"]
     return (table["split"] == "test") & table["reference"].isin(elsewhere)
+
+
+def divided(table: pd.DataFrame, seed: int, validation: bool, test_only: bool = False) -> pd.DataFrame:
+    """The table with each image's ``split``, "" where it is left out; near-copies have one ``reference``."""
+    table = table.copy()
+    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
+        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
+    table["split"] = _split(table, seed, validation, test_only)
+    return table
+
+
+def too_few(table: pd.DataFrame, protocol: str) -> str | None:
+    """What is to be done where a split of `load_table` has not the three images that training needs."""
+    counts = {split: int((table["split"] == split).sum()) for split in SPLITS if split != "val" or protocol == "honest"}
+    if min(counts.values()) >= 3:
+        return None
+    return (
+        f"{len(table)} images give {', '.join(f'{count} in split {split!r}' for split, count in counts.items())}; at least 3 "
+        f"needed in each. Label more (30 photographs are enough); or write a column 'split' of {', '.join(counts)}, and, to "
+        f"cross-validate, train again with others in 'test', under another name."
+    )
+
+
+def require_enough(settings: DataSettings) -> None:
+    """Before anything is trained.
+
+    Raises:
+        DataError: as `load_table`, and for too few images.
+    """
+    honest = settings.protocol == "honest"
+    table = load_table(settings.dataset, settings.score_range, settings.data_folder, settings.split_seed, honest)
+    if lack := too_few(table, settings.protocol):
+        raise DataError(f"{settings.dataset}: {lack}")
 
 
 def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) -> pd.Series:
@@ -270,8 +317,10 @@ def find_own(name: str, data_folder: str | Path | None) -> Path:
             return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     if Path(name).suffix.lower() in OWN_SUFFIXES:
         raise DataError(f"The label file '{name}' does not exist; looked for {' and '.join(map(str, candidates))}.")
+    if there := [path for path in candidates if path.is_file()]:
+        raise DataError(f"{there[0]} is no label file ({', '.join(OWN_SUFFIXES)}). Save it as 'CSV UTF-8'.")
     near = difflib.get_close_matches(name, CATALOG, n=1)
     raise DataError(
         f"Unknown dataset '{name}'{f', did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(CATALOG)}; or "
-        f"give the path of a CSV or JSON file of your own, or of a folder with one in it."
+        f"give the path of a CSV, Excel or JSON file of your own, or of a folder with one in it."
     )

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from iqa_lib.data import catalog, decode, images, near_copies
 from iqa_lib.data.labels import few
 from iqa_lib.errors import DataError
-from iqa_lib.profile import DataSettings
+from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
 
@@ -62,12 +62,16 @@ def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
     return f"from {dataset.source}"
 
 
-def check(name: str, settings: DataSettings) -> Report:
-    """Read all labels, decode every image of a dataset (as `catalog.load_table` names it) and collect all faults."""
+def check(name: str, settings: Profile) -> Report:
+    """Read all labels, decode every image of a dataset (as `catalog.load_table` names it) and collect all faults.
+
+    Its sizes matter less where it is one of ``test_datasets``.
+    """
     place = catalog.place_of(name, settings.data_folder)
     report = Report(name, place.parent if place and place.is_file() else place)
     try:
         table, faults = catalog.read_labels(name, settings.score_range, settings.data_folder)
+        report.notes += catalog.reading_of(table)
         report.faults += faults
     except DataError as error:
         report.faults.append(str(error))
@@ -80,6 +84,11 @@ def check(name: str, settings: DataSettings) -> Report:
             f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
             f"again; use what is there only if a part is intended."
         )
+    if not (published or report.faults or name in settings.test_datasets):
+        lack = catalog.too_few(
+            catalog.divided(table, settings.split_seed, settings.protocol == "honest"), settings.protocol
+        )
+        report.faults += [lack] if lack else []
     _look_at_scores(report, table)
     _look_at_case(report, labelled)
     unlabelled = _without_row(labelled, report.folder)

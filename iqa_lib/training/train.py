@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iqa_lib import machine, metrics, paths
+from iqa_lib.data import catalog
 from iqa_lib.data.images import ImageSet, load_images, page_locked
 from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models.hypernet import PooledStages
@@ -102,9 +103,8 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before it is written
     chooser = "val" if settings.protocol == "honest" else "test"
-    for split in ("train", chooser, "test"):
-        if (number := len(images.rows(split))) < 3:
-            raise RunError(f"Dataset '{settings.dataset}' has {number} images in split '{split}'; at least 3 needed.")
+    if lack := catalog.too_few(images.table, settings.protocol):
+        raise RunError(f"Dataset '{settings.dataset}': {lack}")
     train_rows = images.rows("train")
     watched = (chooser, "test") if settings.watch_test and chooser != "test" else (chooser,)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -271,7 +272,8 @@ def _data_state(name: str, settings: Profile) -> list | str:
     place = catalog.place_of(name, settings.data_folder)
     if place is None:
         return "absent"
-    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+    pattern = f"{glob.escape(str(place))}/**" if place.is_dir() else glob.escape(str(place))
+    found = sorted(map(Path, glob.iglob(pattern, recursive=True)))  # unlike Path.rglob it follows links
     return paths.stamps(f for f in found if f.is_file() and not f.name.startswith("."))
 
 

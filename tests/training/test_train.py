@@ -372,7 +372,7 @@ def test_a_split_without_images_is_refused(home):
     labels = home / "data/offline-wild-tiny/labels.csv"
     table = pd.read_csv(labels)
     table[table["split"] != "test"].to_csv(labels, index=False)
-    with pytest.raises(RunError, match="has 0 images in split 'test'"):
+    with pytest.raises(RunError, match="0 in split 'test'; at least 3 needed"):
         train(load_profile("smoke"))
 
 
