@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from iqa_lib import machine, paths
 from iqa_lib.data.crops import grid
-from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
+from iqa_lib.data.decode import PHOTOGRAPHS, RAW, WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
@@ -44,8 +44,6 @@ Source = str | Path | Image.Image | np.ndarray
 RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two crops
-# Taken from a folder; named themselves, files of other kinds are tried too.
-PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
 CHECKPOINTS = (".pkl", ".pth", ".pt")
 
 
@@ -163,13 +161,16 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(
+    """Its photographs, and the raw files that nobody developed: these get a fault in place of a score."""
+    found = [
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in PHOTOGRAPHS
+        if file.suffix.lower() in [*PHOTOGRAPHS, *RAW]
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and file.is_file()
-    )
+    ]
+    developed = {file.with_suffix("") for file in found if file.suffix.lower() in PHOTOGRAPHS}
+    return sorted(f for f in found if f.suffix.lower() in PHOTOGRAPHS or f.with_suffix("") not in developed)
 
 
 # --- scores -----------------------------------------------------------------------------------------------
