@@ -97,12 +97,14 @@ def read_image(source: str | Path | Image.Image, size: WorkingSize) -> np.ndarra
             if fault:
                 name = "An image" if isinstance(source, Image.Image) else source
                 print(f"{name}: its colour profile cannot be used and is ignored ({fault}).", file=sys.stderr)
-            few_first = convert is not as_it_is and file.mode in ("RGB", "L", "CMYK") and not file.has_transparency_data
-            image = file if few_first else _to_rgb(file, convert)
+            image, factor = file, min(file.size) // (REDUCING_GAP * min(height, width))
+            if convert is not as_it_is and factor > 1 and file.mode in ("RGB", "CMYK"):
+                image = file.reduce(factor)  # as `resize` begins: fewer pixels to convert
+            image = _to_rgb(image, convert)
             if image.size != (width, height):
                 gap = None if size.portrait else REDUCING_GAP
                 image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=gap)
-            return np.asarray(convert(image) if few_first else image)
+            return np.asarray(image)
     except ImageError:
         raise
     except Exception as error:  # a damaged header makes Pillow's readers raise anything
