@@ -167,6 +167,8 @@ def _examine(path: str) -> tuple[tuple[bytes, tuple[int, int]], list[str]] | Dat
             remarks = [f"of mode {file.mode}"] if file.mode not in ("RGB", "L") else []
             if named and named != file.format and {named, file.format} != {"JPEG", "MPO"}:
                 remarks.append(f"{file.format} files named {Path(path).suffix}")
+            if decode.to_srgb(file)[0] is not decode.as_it_is:
+                remarks.append("of other colours than sRGB, by their profile")
             if file.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 remarks.append("turned by their EXIF orientation")
     except DataError as error:

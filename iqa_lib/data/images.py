@@ -159,7 +159,7 @@ def load_all(settings: Profile) -> dict[str, ImageSet]:
 # --- the cache: all images of a table, one after the other, in one file ---
 
 PIXELS, INDEX, JOURNAL = "pixels.u8", "index.json", "journal.csv"
-FORMAT = 3  # goes into the cache's name: raise it whenever `decode` gives other pixels than before
+FORMAT = 4  # goes into the cache's name: raise it whenever `decode` gives other pixels than before
 PIXELS_IN_FLIGHT = 120_000_000  # decoded at the same time, at 4 to 9 bytes each: this bounds the memory
 
 

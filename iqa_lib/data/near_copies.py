@@ -15,6 +15,7 @@ from scipy.sparse import csr_array, vstack
 from scipy.sparse.csgraph import connected_components
 
 from iqa_lib import paths
+from iqa_lib.data.decode import open_image
 
 ALIKE = 0.99  # correlation of thumbnails; in BIQ2021 exact copies reach 0.9998, bursts 0.98 to 0.999
 SIDE = 32  # px of a thumbnail
@@ -53,7 +54,7 @@ def _alike(files: list[str]) -> np.ndarray:
 
 def _thumbnail(file: str) -> np.ndarray:
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.draft("L", (2 * SIDE, 2 * SIDE))  # JPEGs are decoded at an eighth of their size
             small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
             return np.asarray(small, np.float32).ravel()

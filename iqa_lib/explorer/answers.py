@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from iqa_lib.data.decode import decode
+from iqa_lib.data.decode import RAW, decode
 from iqa_lib.data.distortions import distort
 from iqa_lib.errors import DataError, ImageError
 from iqa_lib.explorer import drawing
@@ -122,7 +122,8 @@ def labelled(runs: list[Run]) -> dict[str, Run]:
 def read_upload(name: str, content: bytes, settings: RunSettings) -> Picture:
     """An uploaded file at the profile's working size; DataError, with the file's own name, where it is no such image."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "upload"  # never a name that came from outside
+        ending = Path(name).suffix.lower()
+        path = Path(folder) / f"upload{ending if ending in RAW else ''}"  # never a name that came from outside
         path.write_bytes(content)
         try:
             pixels_HWC = decode(path, settings.resolution, settings.crop_size)

@@ -21,6 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iqa_lib.data.catalog import describe
+from iqa_lib.data.decode import PHOTOGRAPHS
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import ExplainError, WorkbookError
@@ -96,7 +97,7 @@ class Explorer:
         # the four columns fit JupyterLab's page on a laptop
         self.image = _control(widgets.Dropdown, "Image", 200, 46, options=self._choices())
         self.image.value = self._rows[len(self._rows) // 2].item()
-        self.upload = _control(widgets.FileUpload, "Upload an image", 200, accept="image/*")
+        self.upload = _control(widgets.FileUpload, "Upload an image", 200, accept=",".join(["image/*", *PHOTOGRAPHS]))
         self.distortion = _control(widgets.Dropdown, "Distortion", 245, 76, options=kinds)
         self.distortion.value = next(iter(DISTORTIONS))
         self.level = _control(widgets.IntSlider, "Level (0–5)", 245, 76, min=0, max=LEVELS[-1])

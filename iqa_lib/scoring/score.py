@@ -28,7 +28,7 @@ from torch import Tensor
 
 from iqa_lib import machine, paths
 from iqa_lib.data.crops import grid
-from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
+from iqa_lib.data.decode import PHOTOGRAPHS, RAW, WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
@@ -43,8 +43,6 @@ Source = str | Path | Image.Image | np.ndarray
 RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two crops
-# Taken from a folder; named themselves, files of other kinds are tried too.
-PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
 CHECKPOINTS = (".pkl", ".pth", ".pt")
 
 Scorer = Predictor  # here always with the model's name
@@ -168,13 +166,19 @@ def _may_exist(path: Path) -> bool:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Photographs below a folder; links to nothing and folders that may not be read are among them, to be named as faults."""
+    """Photographs below a folder; undeveloped raw files, links to nothing and folders that may not be read are among them:
+    they get a fault in place of a score.
+    """
     unreadable: list[OSError] = []
     found = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        photographs = (Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PHOTOGRAPHS)
-        found += [file for file in photographs if os.path.isfile(file) or not os.path.exists(file)]
+        named = (
+            Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in [*PHOTOGRAPHS, *RAW]
+        )
+        found += [file for file in named if os.path.isfile(file) or not os.path.exists(file)]
+    developed = {file.with_suffix("") for file in found if file.suffix.lower() in PHOTOGRAPHS}
+    found = [f for f in found if f.suffix.lower() in PHOTOGRAPHS or f.with_suffix("") not in developed]
     return sorted(found + [Path(error.filename) for error in unreadable])
 
 

@@ -174,6 +174,7 @@ def test_names_of_models_are_never_equal(study):
         ("text.png", b"not an image", "“text.png” is no image that Pillow can read"),
         ("empty.jpg", b"", "“empty.jpg” is empty (0 bytes)"),
         ("strip.png", file_bytes(some_photo(3000, 20)), "strip longer than 50 times"),
+        ("IMG_1.CR3", b"raw", "“IMG_1.CR3” is a camera's raw file, not developed yet: export it as JPEG"),
         ("cut.png", file_bytes(some_photo())[:400], "“cut.png” cannot be decoded"),
         ("<b>bold</b>.png", b"?", "“&lt;b&gt;bold&lt;/b&gt;.png”"),
     ],

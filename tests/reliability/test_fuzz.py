@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from colour_profiles import INKS, P3
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from layouts import LAYOUTS
@@ -203,7 +204,10 @@ IMAGES = {
     "x.tga": (PHOTOGRAPH, {"compression": "tga_rle"}),
     "x.jp2": (PHOTOGRAPH, {}),
     "x.ico": (PHOTOGRAPH, {}),
-}
+    "x.avif": (PHOTOGRAPH, {}),
+    "profile.jpg": (PHOTOGRAPH, {"icc_profile": P3}),
+    "profile.tif": (PHOTOGRAPH.convert("CMYK"), {"icc_profile": INKS}),
+} | ({"x.heic": (PHOTOGRAPH, {})} if "HEIF" in decode.FORMATS else {})
 
 
 def look_at(path: Path) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from broken import BROKEN, broken
+from colour_profiles import P3, meant_by
 from PIL import Image
 from skimage import data as photographs
 
@@ -158,6 +159,16 @@ def test_the_shipped_model_prefers_a_sharp_photograph_to_its_blurred_copy():
     assert 0 < iqa_lib.score(tiny) + 10 < iqa_lib.score(sharp) < 110
 
 
+@pytest.mark.parametrize("name", ["coffee", "astronaut", "chelsea"])
+def test_a_photograph_in_display_p3_scores_like_its_srgb_twin(tmp_path, name):
+    twin = Image.fromarray(getattr(photographs, name)())
+    meant_by(P3, twin).save(tmp_path / "p3.png", icc_profile=P3)
+    meant_by(P3, twin).save(tmp_path / "unsaid.png")
+    expected = iqa_lib.score(twin)
+    assert iqa_lib.score(tmp_path / "p3.png") == pytest.approx(expected, abs=0.3)
+    assert iqa_lib.score(tmp_path / "unsaid.png") != pytest.approx(expected, abs=0.3)
+
+
 # --- which images ---
 
 
@@ -168,6 +179,17 @@ def test_folders_files_and_patterns_give_each_image_once_in_order(photos):
     assert find_images([photos / "sub" / "[c].webp", photos]) == [expected[1], expected[0], expected[2]]
     assert find_images([str(photos / "**" / "*.PNG")]) == [expected[2]]
     assert find_images([photos / "notes.txt"]) == [photos / "notes.txt"]  # asked for by name: told, not left out
+
+
+def test_a_raw_file_is_named_unless_its_photograph_is_beside_it(photos, scorer):
+    expected = find_images([photos])
+    (photos / "b.DNG").write_bytes(b"raw")
+    (photos / "sub" / "alone.nef").write_bytes(b"raw")
+    assert set(find_images([photos])) - set(expected) == {photos / "sub" / "alone.nef"}
+    with pytest.warns(
+        UserWarning, match=r"1 of 4 images have no score: .*alone\.nef is a camera's raw file.*export it"
+    ):
+        score(photos, scorer)
 
 
 def test_what_means_no_image_is_named(photos, tmp_path):
