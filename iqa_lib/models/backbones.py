@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models import clean_state_dict
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
 from iqa_lib.errors import WeightsError
@@ -86,6 +88,15 @@ PACKAGED_WEIGHTS = {
 }
 
 
+class DrawnDropPath(nn.Module):
+    """timm's `DropPath`, whose draws come from outside: blocks that differ in their rates alone are equal blocks."""
+
+    drawn_B: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.drawn_B.to(x.dtype).view(-1, *[1] * (x.ndim - 1)) if self.training else x
+
+
 class Backbone(nn.Module):
     """Four feature maps of an image, NCHW, at strides 4, 8, 16 and 32.
 
@@ -116,6 +127,7 @@ class Backbone(nn.Module):
                 f"Choose a hierarchical model: swin_*, convnext_*, resnet*, efficientnet*."
             )
         self.channels: list[int] = [info.channels()[i] for i in self._levels]
+        self._paths: list[DrawnDropPath] = []
         self._nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(_shape(name).architecture)
         # The side of the only square it takes; None where any size of image will do.
@@ -134,6 +146,20 @@ class Backbone(nn.Module):
             if hasattr(layer, "fused_attn"):
                 layer.fused_attn = fused
 
+    def equal_blocks(self) -> list[nn.Module]:
+        """Of a Swin: the blocks that nearly all of its arithmetic is in, made equal within a stage; none of others."""
+        if isinstance(self.net, HybridSwin):
+            return []
+        blocks = [m for m in self.net.modules() if isinstance(m, (SwinTransformerBlock, PatchMerging))]
+        found = [(b, name, m.drop_prob) for b in blocks for name, m in b.named_children() if isinstance(m, DropPath)]
+        for block, name, _ in found:
+            setattr(block, name, DrawnDropPath())
+            self._paths.append(getattr(block, name))
+        if found:
+            keep_N1 = 1 - torch.tensor([[rate] for *_, rate in found], device=self.mean.device)
+            self.register_buffer("keep_N1", keep_N1, persistent=False)
+        return blocks
+
     def weights(self) -> dict[str, Tensor]:
         """Tensors by the names of the whole architecture, as a file for ``pretrained`` has them."""
         ours = self.net.state_dict()
@@ -148,6 +174,10 @@ class Backbone(nn.Module):
         return (image_BCHW.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        if self._paths and self.training:
+            drawn_NB = torch.bernoulli(self.keep_N1.expand(-1, len(image_BCHW))) / self.keep_N1
+            for path, drawn_B in zip(self._paths, drawn_NB, strict=True):
+                path.drawn_B = drawn_B
         maps = self.net(image_BCHW)
         maps = [maps[i] for i in self._levels]
         return [m.permute(0, 3, 1, 2) for m in maps] if self._nhwc else maps

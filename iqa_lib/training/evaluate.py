@@ -29,12 +29,14 @@ from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training import features
 from iqa_lib.training.features import Features
+from iqa_lib.training.graphs import graphs_of, uncompiled
 from iqa_lib.training.runs import Run
 
 Crop = tuple[int, int, int, bool]
 # Crops through a backbone at once: a core's caches hold the maps of few.
-EVALUATION_BATCH = 64 if torch.cuda.is_available() else 4
-HEAD_BATCH = 64  # through the head alone
+EVALUATION_BATCH = 128 if torch.cuda.is_available() else 4
+HEAD_BATCH = max(64, EVALUATION_BATCH)  # through the head alone
+RECORDED_FROM = 8  # batches of one shape: recording takes as long as some of them
 MOST_WORKERS = 8  # each holds the feature maps of a batch
 ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weights
 PAPER_TEST_CROPS = 20  # random ones per image, averaged: the reference's test
@@ -183,7 +185,24 @@ def through_backbone(
         with torch.inference_mode():  # each thread has its own
             return stages_of(settings, model, crops_BCHW)
 
-    if model.backbone.mean.is_cuda or settings.compile:  # compiled code is called from one thread
+    graphs = graphs_of(model, model.backbone.mean.device)
+
+    @torch.inference_mode()
+    def replayed(crops_BCHW: Tensor) -> PooledStages:
+        whole = len(crops_BCHW) == EVALUATION_BATCH
+        # Weights change in place; where they were moved, a graph would read the place that they left.
+        key = (settings.precision, crops_BCHW.shape, model.backbone.mean.data_ptr())
+        graphs.seen[key] += 1
+        if graphs.work and whole and graphs.seen[key] == RECORDED_FROM:
+            graphs.record({key: (lambda crops_BCHW: [stages(crops_BCHW).pack()], (crops_BCHW,))}, lambda: None)
+        if key in graphs:
+            return PooledStages.unpack(*graphs.replay(key, crops_BCHW), model.backbone.channels)
+        with uncompiled(settings.compile and not whole):
+            return stages(crops_BCHW)
+
+    if model.backbone.mean.is_cuda:
+        yield from map(replayed, ahead(read, items))
+    elif settings.compile:  # compiled code is called from one thread
         yield from map(stages, ahead(read, items))
     else:
         pixels = EVALUATION_BATCH * settings.crop_size**2
