@@ -18,8 +18,9 @@ import timm
 import torch
 from timm.layers import DropPath
 from timm.models import clean_state_dict
-from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from iqa_lib.errors import WeightsError
 from iqa_lib.models.hybrid import HybridSwin, create_hybrid
@@ -88,6 +89,37 @@ PACKAGED_WEIGHTS = {
 }
 
 
+class LeanAttention(WindowAttention):
+    """The same numbers on a GPU, with less to write: timm writes a float32 mask of every window, then rounds and pads it."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.in_one(x, mask) if x.is_cuda and self.fused_attn else super().forward(x, mask)
+
+    def in_one(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        windows, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(windows, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self._get_rel_pos_bias()
+        bias = bias if mask is None else bias + mask[:, None]
+        bias = pad(bias.to(q.dtype), (0, -n % 8))  # the kernel reads rows that begin at multiples of 8
+        if mask is not None:
+            bias = bias.repeat(windows // len(mask), 1, 1, 1)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = scaled_dot_product_attention(q, k, v, attn_mask=bias[..., :n], dropout_p=dropout)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, n, -1)))
+
+
+class LeanBlock(SwinTransformerBlock):
+    """The same numbers on a GPU: what attention rounds to bf16 anyway is rounded before it is shifted and cut up."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            x = x.to(torch.get_autocast_dtype("cuda"))
+        return super()._attn(x)
+
+
+LEAN = {WindowAttention: LeanAttention, SwinTransformerBlock: LeanBlock}
+
+
 class DrawnDropPath(nn.Module):
     """timm's `DropPath`, whose draws come from outside: blocks that differ in their rates alone are equal blocks."""
 
@@ -118,6 +150,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.net = _create(name, pretrained, image_size, drop_path_rate)
+        for module in self.net.modules():
+            module.__class__ = LEAN.get(type(module), type(module))
         info = self.net.feature_info
         self._levels = [i for i, stride in enumerate(info.reduction()) if stride in STRIDES]
         if [info.reduction()[i] for i in self._levels] != list(STRIDES):

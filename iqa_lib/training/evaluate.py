@@ -185,7 +185,7 @@ def through_backbone(
         with torch.inference_mode():  # each thread has its own
             return stages_of(settings, model, crops_BCHW)
 
-    graphs = graphs_of(model, model.backbone.mean.device)
+    graphs, on_gpu = graphs_of(model, model.backbone.mean.device), model.backbone.mean.is_cuda
 
     @torch.inference_mode()
     def replayed(crops_BCHW: Tensor) -> PooledStages:
@@ -197,13 +197,11 @@ def through_backbone(
             graphs.record({key: (lambda crops_BCHW: [stages(crops_BCHW).pack()], (crops_BCHW,))}, lambda: None)
         if key in graphs:
             return PooledStages.unpack(*graphs.replay(key, crops_BCHW), model.backbone.channels)
-        with uncompiled(settings.compile and not whole):
+        with uncompiled(settings.compile and on_gpu and not whole):
             return stages(crops_BCHW)
 
-    if model.backbone.mean.is_cuda:
+    if graphs.work or on_gpu or settings.compile:  # compiled code is called from one thread
         yield from map(replayed, ahead(read, items))
-    elif settings.compile:  # compiled code is called from one thread
-        yield from map(stages, ahead(read, items))
     else:
         pixels = EVALUATION_BATCH * settings.crop_size**2
         yield from on_every_core(lambda item: stages(read(item)), ((item, pixels) for item in items))
