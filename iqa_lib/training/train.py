@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -185,6 +185,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     accelerator: Accelerator
+    rates: list[Tensor] = field(default_factory=list)  # on the GPU, where recorded steps read them
 
     @classmethod
     def start(cls, settings: RunSettings, images: ImageSet, accelerator: Accelerator | None = None) -> Loop:
@@ -224,13 +225,13 @@ class Loop:
             return
         groups, before = self.optimizer.param_groups, [t.clone() for t in self._changing()]
         plain = [{key: group[key] for key in ("lr", "capturable")} for group in groups]
-        # The graph reads the rates where `learn` writes them; the optimizer itself keeps plain numbers.
-        self.rates = [torch.tensor(group["lr"], device=self.accelerator.device) for group in groups]
+        self.rates = self.rates or [torch.tensor(group["lr"], device=self.accelerator.device) for group in groups]
 
         def undo() -> None:
             with torch.no_grad():
                 for now, then in zip_longest(self._changing(), before):
                     now.zero_() if then is None else now.copy_(then)  # moments begin at zero
+            before.clear()
 
         try:
             for group, rate in zip(groups, self.rates, strict=True):
