@@ -40,7 +40,7 @@ from iqa_lib.data.crops import ImageSet, random_crops
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.study import experiments
 from iqa_lib.study.plan import FORWARD_AND_BACKWARD, size_of
-from iqa_lib.training import evaluate, train
+from iqa_lib.training import evaluate, predictor, train
 from iqa_lib.training.graphs import graphs_of
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, train_epoch
@@ -135,8 +135,8 @@ def train_at(size: str, batch: int, way: str) -> None:
 
 
 def evaluate_at(batch: int, way: str) -> None:
-    evaluate.EVALUATION_BATCH = evaluate.HEAD_BATCH = batch
-    evaluate.RECORDED_FROM = 10**9 if way == "launched" else 8
+    predictor.EVALUATION_BATCH = predictor.HEAD_BATCH = batch
+    predictor.RECORDED_FROM = 10**9 if way == "launched" else 8
     of_this, rows = settings("base", compile=way == "compile"), np.arange(16 if SMALL else TESTED)
     model = Loop.start(of_this, images()).model
     crops = random_crops(images(), rows, CROPS, of_this.crop_size, np.random.default_rng(0), flip=False)

@@ -17,6 +17,7 @@ from brisque import BRISQUE
 
 from iqa_lib import metrics
 from iqa_lib.data.images import load_images
+from iqa_lib.profile import DataSettings, Preparation
 from iqa_lib.progress import Progress
 from iqa_lib.scoring.score import load_scorer, score_all
 from iqa_lib.training.evaluate import laplacian_variance
@@ -39,7 +40,8 @@ def main() -> None:
 def compare(dataset: str, data_folder: str | None) -> pd.DataFrame:
     """SRCC with its 95 % interval over the test images, per metric."""
     scorer, brisque = load_scorer(), Brisque()
-    settings = scorer.settings.model_copy(update={"dataset": dataset, "data_folder": data_folder})
+    prepared = scorer.settings.model_dump(include={*Preparation.model_fields})
+    settings = DataSettings(dataset=dataset, data_folder=data_folder, **prepared)
     images = load_images(settings, test_only=True)
     rows = images.rows("test")
     pixels = [images.image(row) for row in rows]

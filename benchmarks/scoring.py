@@ -32,7 +32,7 @@ from sklearn.datasets import load_sample_images
 from iqa_lib.data.crops import grid
 from iqa_lib.data.decode import WorkingSize, read_image
 from iqa_lib.scoring import score as scoring
-from iqa_lib.training.evaluate import EVALUATION_BATCH
+from iqa_lib.training.predictor import EVALUATION_BATCH
 
 # Width, height, share: what lies in folders of web pictures and shared photographs; one in ten a phone's original.
 SIZES = [

@@ -3,9 +3,9 @@
 Everything slow (papermill, torch, pandas) is imported by the verb that needs it: --help answers at once.
 """
 
-from __future__ import annotations
-
 import argparse
+import os
+import re
 import signal
 import sys
 from argparse import Namespace
@@ -28,8 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     before = signal.signal(signal.SIGTERM, interrupt)  # schedulers and clusters send it before they kill: as Ctrl-C
     try:
+        for stream in (sys.stdout, sys.stderr):  # whatever a terminal cannot show of a name is escaped
+            if hasattr(stream, "reconfigure"):  # not in a notebook
+                stream.reconfigure(errors="backslashreplace")
         options = PARSER.parse_args(arguments)
-        return options.act(options)
+        code = options.act(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # SIGPIPE, which Windows lacks
     except WorkbookError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {paths.storage_error(error, Path(error.filename or paths.HOME))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:
-        print("Interrupted. What is finished is kept: the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. What is finished is kept: the same command resumes there.", file=sys.stderr)
         return 128 + (signal.SIGTERM if interrupted.args == (signal.SIGTERM,) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -91,6 +99,14 @@ def _settings(options: Namespace, **own: Any) -> Any:
     return load_profile(options.profile, **{**own, **dict(options.overrides)})
 
 
+def _here(name: str) -> str:
+    """A dataset's name; or the path of labels, which are looked for in the current folder first."""
+    from iqa_lib.data.catalog import CATALOG
+
+    path = Path(name).expanduser()
+    return os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name
+
+
 def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -113,7 +129,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
     "score photographs: 0-100, higher is better",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
-    option("--csv", metavar="FILE", help="write image, score and fault of each"),
+    option("--csv", metavar="FILE", help="write image, score and fault of each; - for standard output"),
     option("--json", action="store_true", help="print JSON instead of a table"),
     option("--map", metavar="FOLDER", help="write each photograph's local quality as PNG"),
 )
@@ -122,32 +138,47 @@ def score(options: Namespace) -> int:
 
     from iqa_lib.scoring import score as scoring
 
+    to_stdout = options.csv in ("-", "/dev/stdout")
+    csv = Path(options.csv) if options.csv is not None and not to_stdout else None
+    if csv:
+        paths.require_target(csv)
+    if options.map is not None:
+        paths.require_target(Path(options.map), folder=True)
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)
-    if options.csv:
-        table = scoring.score_into(scorer, files, Path(options.csv))
+    if csv and not paths.is_stream(csv):
+        table = scoring.score_into(scorer, files, csv)
     else:
         table = scoring.score_all(scorer, files, len(files)).round(4)
-    if options.map:
+        if csv:
+            paths.write_atomically(csv, paths.to_csv(table))
+    if options.map is not None:
         from iqa_lib.study import figures_inside
 
         figures_inside.save_maps(scorer, table, Path(options.map))
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in sys.stdout.encoding.lower()))
+    elif to_stdout:
+        print(paths.to_csv(table), end="")
     else:
         _print_scores(scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     for row in faults.itertuples():
-        print(f"no score: {row.image} {row.fault}", file=sys.stderr)
+        print(f"no score: {_shown(row.image)} {row.fault}", file=sys.stderr)
     return int(bool(len(faults)))
+
+
+def _shown(name: str) -> str:
+    """Without what would command a terminal or begin a line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
 def _print_scores(model: str, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    rows = [(f"{row.score:.1f}", escape(row.image)) for row in best_first.itertuples()]
+    rows = [(f"{row.score:.1f}", escape(_shown(row.image))) for row in best_first.itertuples()]
     caption = f"{len(rows):,} images, scored by {model}"
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
@@ -167,10 +198,12 @@ TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no othe
 def finetune(options: Namespace) -> int:
     import yaml
 
+    from iqa_lib.data import catalog
     from iqa_lib.workbook.runner import run_workbook
 
-    labels = str(Path(options.labels).expanduser().resolve())
+    labels = _here(options.labels)
     settings = _settings(options, profile=options.name, dataset=labels, score_range=options.range, test_datasets=())
+    catalog.require_enough(settings)
     file = settings.folder / "profile.yaml"
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     failed = run_workbook(str(file), only=TUNING)
@@ -250,6 +283,29 @@ def bench(options: Namespace) -> int:
     return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
 
+@verb("copy the notebooks and their profiles here, to read and to change them")
+def notebooks(options: Namespace) -> int:
+    import shutil
+
+    own = paths.HOME / "notebooks"
+    if own.exists():
+        raise WorkbookError(f"{own} is there already: remove it, or work with it. Nothing was copied.")
+    shutil.copytree(paths.NOTEBOOKS, own, ignore=shutil.ignore_patterns("__*", ".*"))
+    print(f"{own}: jupyter lab {own}")
+    return 0
+
+
+@verb("what this computer has and what is wrong with it (exit code 1 if anything is): for bug reports")
+def doctor(options: Namespace) -> int:
+    from iqa_lib.workbook.doctor import examine
+
+    found = examine()
+    _print_table(((part, text) for part, text, _ in found), "part", "found")
+    advice = [f"{part}: {wrong}" for part, _, wrong in found if wrong]
+    print(*advice, sep="\n") if advice else print("nothing is wrong")
+    return int(bool(advice))
+
+
 DATA_VERBS = VERBS.add_parser("data", help="list, check, prepare or download datasets").add_subparsers(
     dest="action", required=True, metavar="ACTION"
 )
@@ -276,7 +332,7 @@ def data_check(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.check import check
 
-    report = check(options.name, settings)
+    report = check(_here(options.name), settings)
     print(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}")
     for number, fault in enumerate(report.faults, 1):
         print(f"fault {number}: {fault}")
@@ -291,9 +347,10 @@ def data_prepare(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.images import load_images
 
-    images = load_images(settings, options.name, options.name in settings.test_datasets, verify=True)
+    name = _here(options.name)
+    images = load_images(settings, name, name in settings.test_datasets, verify=True)
     decoded = f"{len(images):,} images decoded to {settings.resolution} px"
-    print(f"{options.name}: {decoded}, verified (fingerprint {images.fingerprint})")
+    print(f"{name}: {decoded}, verified (fingerprint {images.fingerprint})")
     return 0
 
 
@@ -352,6 +409,7 @@ def export(options: Namespace) -> int:
     from iqa_lib.models.export import export_model
     from iqa_lib.scoring import score as scoring
 
+    paths.require_target(Path(options.file))
     scorer = scoring.load_scorer(options.model)
     print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
     if scorer.settings.precision != "float32":

@@ -18,11 +18,7 @@ class DataError(WorkbookError):
 
 
 class ImageError(DataError):
-    """An image that cannot be used.
-
-    Attributes:
-        reason: the message without the image's name, for those who know it by another.
-    """
+    """An image that cannot be used; ``reason`` is the message without the image's name."""
 
     def __init__(self, image: object, reason: str):
         super().__init__(f"{image} {reason}; replace the file or remove its row.")
@@ -38,7 +34,7 @@ class CheckpointError(WeightsError):
 
 
 class RunError(WorkbookError):
-    """A training run that could not go on."""
+    """A training run that could not continue."""
 
 
 class StorageError(WorkbookError):

@@ -1,6 +1,4 @@
-"""What this computer can do: its device, its native precisions, its memory. Nobody else asks it."""
-
-from __future__ import annotations
+"""What this computer can do: its device, its native precisions, its memory. No other file queries it."""
 
 import ctypes
 import functools
@@ -16,14 +14,18 @@ import torch
 
 
 def device() -> torch.device:
-    """The GPU where there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one (Apple's computes in float32), else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def description() -> str:
     """Device, threads and torch's version: what measured times belong to."""
     if device().type == "cuda":
         name = torch.cuda.get_device_name()
+    elif device().type == "mps":
+        name = f"{platform.machine()} (Apple's GPU)"
     else:  # and the widest instructions that torch may use for products, as they decide how fast bf16 is
         widest = "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512 bf16"
         if not native_bf16(torch.device("cpu")):
@@ -102,8 +104,8 @@ def freed_memory_kept() -> Iterator[None]:
     Getting gigabytes from Linux in every step took 10 % of training on a CPU in bf16, 20 % in float32.
     Without glibc, or where the environment already sets options of malloc, nothing is changed.
     """
-    told_otherwise = any(name.startswith("MALLOC_") for name in os.environ)
-    if told_otherwise or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
+    set_by_user = any(name.startswith("MALLOC_") for name in os.environ)
+    if set_by_user or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
         yield
         return
     libc = ctypes.CDLL(None)

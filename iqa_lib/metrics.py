@@ -4,8 +4,6 @@ The four statistics take arrays (…, N) of N images and reduce the last axis, s
 call. Undefined is nan, never 0 or 1: constant predictions, fewer than three images, a nan among the values.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -153,7 +151,7 @@ def bootstrap(
         statistic: takes arrays (…, N), reduces the last axis, as `srcc` and the others here do;
             ``np.vectorize(f, signature="(n),(n)->()")`` makes one of any other function.
         groups: (N,) label of each image's reference, whole references are resampled; None: images are. To be said in
-            every call: resampling images that share references promises 95 % and holds 66 to 79 %.
+            every call: over images that share references, nominal 95 % intervals cover 66 to 79 %.
 
     Raises:
         DataError: samples or groups of different lengths, or an image without a group.
@@ -260,18 +258,11 @@ def report(
 
 
 class Ceiling(NamedTuple):
-    """What the labels' noise allows.
+    """The SRCC that the labels' noise allows."""
 
-    Attributes:
-        split_half: SRCC of the mean votes of two halves of the raters.
-        panel_agreement: of two full panels, by Spearman–Brown.
-        perfect_model: of a model that knows the true quality with one panel's mean: the square root of
-            ``panel_agreement``, for two panels disagree by the noise of both.
-    """
-
-    split_half: float
-    panel_agreement: float
-    perfect_model: float
+    split_half: float  # of the mean votes of two halves of the raters
+    panel_agreement: float  # of two full panels, by Spearman–Brown
+    perfect_model: float  # of the true quality with one panel: the root, for two panels disagree by the noise of both
 
 
 def label_noise_ceiling(counts_NV: np.ndarray, repeats: int = 50, seed: int = 0) -> Ceiling:
@@ -298,12 +289,12 @@ def srcc_of_k_raters(counts_NV: np.ndarray, k: int, repeats: int = 50, seed: int
     Arguments and errors as for `label_noise_ceiling`; every image needs more than ``k`` ≥ 1 votes.
     """
     if k < 1:
-        raise DataError(f"The mean of k = {k} raters was asked for; k counts raters, from 1.")
+        raise DataError(f"The mean of k = {k} raters was requested; k counts raters, from 1.")
     counts = _votes(counts_NV, at_least=k + 1)
     return _srcc_of_split(counts, np.full(len(counts), k), repeats, seed)
 
 
-def raters_worth(correlation: float, counts_NV: np.ndarray, repeats: int = 20, seed: int = 0) -> float:
+def equivalent_raters(correlation: float, counts_NV: np.ndarray, repeats: int = 20, seed: int = 0) -> float:
     """How many raters' mean agrees with the others as well as a model's SRCC does, interpolated between k.
 
     0 for SRCC ≤ 0, and inf beyond half of the smallest panel, where the rest grows too small to judge by.

@@ -1,4 +1,7 @@
-"""Where things lie, and how they are written. The checkout by default; the folder named by IQA_HOME where that is set."""
+"""Where files are, and how they are written.
+
+In the checkout, or for an installed package in the current folder; in the folder named by IQA_HOME where that is set.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,13 @@ if TYPE_CHECKING:  # slow to import, and the command line asks for paths first
     import pandas as pd
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-HOME = Path(os.environ.get("IQA_HOME") or CHECKOUT).resolve()
+INSTALLED = not (CHECKOUT / "pyproject.toml").is_file()
+HOME = Path(os.environ.get("IQA_HOME") or (Path.cwd() if INSTALLED else CHECKOUT)).resolve()
 NOTEBOOKS = CHECKOUT / "notebooks"
+if INSTALLED:
+    os.environ["IQA_HOME"] = str(HOME)  # for kernels, which work in another folder
+    own = HOME / "notebooks"  # by `python -m iqa_lib notebooks`
+    NOTEBOOKS = own if own.is_dir() else Path(__file__).resolve().with_name("notebooks")
 PROFILES = NOTEBOOKS / "profiles"
 DATA = HOME / "data"
 RUNS = HOME / "runs"
@@ -26,21 +34,68 @@ FIGURES = HOME / "figures"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader never sees half a file.
+    """Write under a temporary name, sync, rename: a reader never sees half a file. A link's target is replaced.
 
     Raises:
         StorageError: the disk refuses; what was at ``path`` before is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with writing_to(path.parent):
+        if is_stream(path):
+            with open(path, "ab") as stream:
+                stream.write(content)
+            return
+        path = Path(os.path.realpath(path))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.write_bytes(content)
             sync(temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)  # on a full disk every byte counts
             raise
+
+
+STREAMS = [Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")]
+
+
+def is_stream(path: Path) -> bool:
+    """A pipe, a device, /dev/stdout: written to as it is; nothing can lie beside it or take its place."""
+    return path.absolute().parent in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def require_target(path: Path, folder: bool = False) -> None:
+    """Refuses a file (or folder) that cannot be written, before the work whose result it is to hold.
+
+    Raises:
+        StorageError: something else is there, or the folder may not be written.
+    """
+    if is_stream(path):
+        return
+    if path.exists() and path.is_dir() != folder:
+        raise StorageError(f"'{path}' is {'a file: name a folder' if folder else 'a folder: name a file in it'}.")
+    real = Path(os.path.realpath(path))
+    there = next(place for place in (real, *real.parents) if place.exists() and (folder or place != real))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise storage_error(
+            OSError(number := errno.EACCES if there.is_dir() else errno.ENOTDIR, os.strerror(number)), there
+        )
+
+
+LONE_BYTES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
+
+
+def printable(name: str | Path) -> str:
+    """A file's name as valid text: bytes that are no UTF-8 become ``\\udcXX``, and `named` finds the file again."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def named(name: str | Path) -> Path:
+    """The file of a name, as it is or as `printable` wrote it."""
+    path = Path(name).expanduser()
+    original = LONE_BYTES.sub(lambda found: chr(int(found[1], 16)), str(path))
+    return Path(original) if original != str(path) and not os.path.lexists(path) else path
 
 
 def stamps(files: Iterable[str | Path]) -> list[tuple[str, int, int]]:
@@ -56,7 +111,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Whatever the disk refuses becomes a `StorageError` that names the folder and the way out."""
+    """Turns what the disk refuses into a `StorageError` that names the folder and the way out."""
     try:
         yield
     except TimeoutError:  # of a lock that another holds: no fault of the disk
@@ -71,7 +126,7 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENODEV}
 
 
 def storage_error(error: OSError, folder: Path) -> StorageError:
-    """What to tell a person whose ``folder`` could not be written."""
+    """The message for a person whose ``folder`` could not be written."""
     elsewhere = "set IQA_HOME to a folder on another disk"
     if error.errno in FULL:
         with contextlib.suppress(OSError):
@@ -84,7 +139,7 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
     remedy = next((text for text, errors in remedies.items() if error.errno in errors), "Look after its disk")
     return StorageError(
         f"{folder} cannot be written: {error.strerror or error}. {remedy}, or {elsewhere}. What was finished before is kept: the "
-        f"same command goes on from there."
+        f"same command resumes there."
     )
 
 

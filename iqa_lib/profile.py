@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,20 @@ from iqa_lib import paths
 from iqa_lib.errors import ProfileError
 
 
-class DataSettings(BaseModel):
-    """Which images, and how they are decoded and split."""
+class Preparation(BaseModel):
+    """How an image is decoded and cut."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    resolution: int = Field(384, ge=32, description="longest allowed short side in px; larger images are reduced")
+    crop_size: int = Field(224, ge=32, description="side of the square crops in px")
+    protocol: Literal["honest", "paper"] = Field(
+        "honest", description="paper: its code's faults included, to reproduce its numbers"
+    )
+
+
+class DataSettings(Preparation):
+    """Which images, and how they are decoded and split."""
 
     dataset: str = Field(description="name in the catalog, or the path of your own CSV or JSON labels")
     data_folder: str | None = Field(None, description="where datasets lie; null: data/ of this workbook")
@@ -25,11 +36,6 @@ class DataSettings(BaseModel):
         (0.0, 100.0), description="worst and best score in the labels of your own CSV"
     )
     split_seed: int = Field(0, ge=0, le=9, description="which of the ten splits, where none is official")
-    resolution: int = Field(384, ge=32, description="longest allowed short side in px; larger images are reduced")
-    crop_size: int = Field(224, ge=32, description="side of the square crops in px")
-    protocol: Literal["honest", "paper"] = Field(
-        "honest", description="paper: its code's faults included, to reproduce its numbers"
-    )
 
     @field_validator("score_range")
     @classmethod
@@ -44,7 +50,17 @@ class DataSettings(BaseModel):
         return DataSettings(**self.model_dump(include={*DataSettings.model_fields}))
 
 
-class RunSettings(DataSettings):
+class ScoringSettings(Preparation):
+    """What turns images into scores, beside the model."""
+
+    freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it, else float32"
+    )
+    compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
+
+
+class RunSettings(DataSettings, ScoringSettings):
     """One training: its images, model and optimisation."""
 
     profile: str = Field(pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME")
@@ -54,7 +70,6 @@ class RunSettings(DataSettings):
     use_attention: bool = True
     use_multiscale: bool = True
     use_hyper: bool = Field(True, description="false: one fixed regressor in place of the hyper-network's")
-    freeze_backbone: bool = Field(False, description="train the head alone, on cached features")
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     train_crops: int = Field(20, ge=1, description="random crops per training image and epoch")
@@ -70,10 +85,6 @@ class RunSettings(DataSettings):
     flip: bool = Field(True, description="flip half of the training crops")
     random_crop: bool = Field(True, description="false: the centre of every training image")
     colour_jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share")
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it, else float32"
-    )
-    compile: bool = Field(False, description="torch.compile the backbone: minutes at the start, then faster")
     watch_test: bool = Field(False, description="note the test split's agreement after every epoch; it chooses nothing")
     seed: int = Field(0, ge=0, lt=2**32)
 
@@ -121,14 +132,41 @@ class Profile(RunSettings):
     def from_notebook(cls, variables: Mapping[str, Any]) -> Profile:
         """The profile named by the notebook's ``profile``, with every other key that the notebook sets.
 
-        Pass ``globals()``: whatever the parameters cell or papermill defined and is not None counts.
+        Pass ``globals()``: whatever the parameters cell defined and is not None counts, and whatever papermill did.
+
+        Raises:
+            ProfileError: as `load_profile`, also for a parameter that this notebook does not have.
         """
-        given = {k: v for k, v in variables.items() if k in cls.model_fields and v is not None}
+        written, injected = (_last_assigned(variables.get("In", ()), start) for start in ("profile", "# Parameters\n"))
+        for name in injected | written:
+            near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.8)
+            if name not in cls.model_fields and (near or name not in written):
+                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}"
+                raise ProfileError(f"unknown parameter '{name}': {advice} Or any key of a profile.")
+        given = {k: v for k, v in variables.items() if k in cls.model_fields and (v is not None or k in injected)}
         return load_profile(given.pop("profile"), **given)
 
 
+def _last_assigned(cells: Sequence[str], start: str) -> set[str]:
+    """The names that the last executed cell with this start assigns."""
+    last = next((cell for cell in reversed(cells) if cell.startswith(start)), "")
+    return {
+        name.id for name in ast.walk(ast.parse(last)) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    }
+
+
+def _typed(value: Any) -> Any:
+    """Papermill's command line makes text of null, true, false and lists."""
+    if not isinstance(value, str) or (value.lower() not in ("null", "true", "false") and value[:1] != "["):
+        return value
+    try:
+        return yaml.load(value.lower() if value[:1] != "[" else value, _FlatLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return value
+
+
 class _FlatLoader(yaml.SafeLoader):
-    """YAML without references, which a few lines can blow up to gigabytes, and with every key once."""
+    """YAML without references, which can expand a few lines to gigabytes, and with every key once."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -160,7 +198,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     if not isinstance(content, dict) or not all(isinstance(key, str) and key.isprintable() for key in content):
         raise ProfileError(f"{path}: expected lines 'key: value', found {str(content)[:200]}.")
     try:
-        return Profile(**{**content, **overrides})
+        return Profile(**{key: _typed(value) for key, value in {**content, **overrides}.items()})
     except ValidationError as error:
         raise ProfileError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}.") from error
 

@@ -1,7 +1,5 @@
 """One progress bar everywhere: at the terminal, in JupyterLab, and as a line of the runner in batch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -11,7 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-BATCH_FILE = "IQA_PROGRESS_FILE"  # set by the runner: where a batch notebook says how far it is
+BATCH_FILE = "IQA_PROGRESS_FILE"  # set by the runner: where a batch notebook writes its progress
 
 
 class Progress(tqdm):
@@ -20,7 +18,7 @@ class Progress(tqdm):
     def __init__(self, iterable: Iterable, desc: str, total: int | None = None):
         self._file = os.environ.get(BATCH_FILE)
         self._what = self._text = desc
-        self._told, self._started = 0.0, time.monotonic()
+        self._reported, self._started = 0.0, time.monotonic()
         super().__init__(iterable, desc=desc, total=total, disable=bool(self._file))
 
     def __iter__(self) -> Iterator:
@@ -29,7 +27,7 @@ class Progress(tqdm):
             return
         for done, item in enumerate(self.iterable, 1):
             yield item
-            self._tell(done)
+            self._report(done)
 
     def show(self, **values: float) -> None:
         """Numbers beside the bar, such as the loss."""
@@ -38,15 +36,15 @@ class Progress(tqdm):
         else:
             self.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
 
-    def _tell(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._told < 0.3 and done < self.total:
+        if now - self._reported < 0.3 and done < self.total:
             return
-        self._told = now
+        self._reported = now
         left = (now - self._started) / done * (self.total - done)
         state = {"description": self._text, "fraction": done / self.total, "seconds_left": left}
         path = Path(self._file)
         temporary = path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):  # the work may go on where the news cannot be written
+        with contextlib.suppress(OSError):  # the work goes on where the state cannot be written
             temporary.write_text(json.dumps(state))
             temporary.replace(path)

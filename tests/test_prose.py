@@ -11,7 +11,7 @@ import sys
 import nbformat
 import pytest
 
-from iqa_lib import paths
+from iqa_lib import __main__, paths
 
 PAGES = ["README.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
 MEASURED = re.compile(r"(?<![\w.])[+−-]?0\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|GB|s|seconds|crops)\b|\b\d+(?:\.\d+)?%")
@@ -19,7 +19,7 @@ NOT_OURS = re.compile(r"\bpaper(?:'s)?\b|\bpublished\b|\breference code\b|\bunle
 BY = re.compile(
     r"<!-- (?:written )?by: (.+?) -->|`((?:python3? (?:-m iqa_lib|\S+\.py)|make \w+)[^`]*)`|`(tests/\S+\.py)`"
 )
-VERBS = ["run", "train", "score", "finetune", "export", "bench", "data", "pretrain"]
+VERBS = list(__main__.VERBS.choices)
 
 
 def _read(name: str) -> str:

@@ -1,7 +1,5 @@
 """Changes to training crops."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +10,8 @@ from torchvision.transforms.v2 import functional as F
 def jitter_colours(crops_BCHW: Tensor, strength: float, seeds: Sequence[tuple[int, ...]]) -> Tensor:
     """Change brightness, contrast and saturation of each uint8 crop by a random factor of 1 ± ``strength``.
 
-    Done on pixels. The reference's code did it after normalisation, where it destroys the picture: its test SRCC
-    fell from 0.924 to 0.828.
-
-    Args:
-        seeds: one per crop; the same seed gives the same factors.
+    On pixels: the reference code did it after normalisation, which destroys the picture (its test SRCC fell from 0.924
+    to 0.828). ``seeds``: one per crop; the same seed gives the same factors.
     """
     if not strength:
         return crops_BCHW

@@ -1,9 +1,9 @@
 """The datasets this workbook knows, and the one way to read any of them into a table."""
 
-from __future__ import annotations
-
 import difflib
 import importlib.resources
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from iqa_lib.data.readers import authentic, synthetic
 from iqa_lib.data.readers.files import Layout, subfolders
 from iqa_lib.data.readers.own import OWN_SUFFIXES, own_label_file, read_own
 from iqa_lib.errors import DataError
+from iqa_lib.profile import DataSettings
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PU
 
 
 def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
-    """The catalog's entry, or one made up for labels of one's own."""
+    """The catalog's entry, or one for the user's own labels."""
     if name in CATALOG:
         return CATALOG[name]
     found = _published(name, data_folder)
@@ -81,11 +82,9 @@ def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
 
 
 def locate(name: str, data_folder: str | Path | None = None) -> Path | None:
-    """The folder in which this dataset of the catalog lies, under whatever name it was unpacked; None if absent.
+    """The folder of a dataset of the catalog, whatever its name; None if absent.
 
-    Args:
-        data_folder: searched with its subfolders and theirs, a folder named like the dataset first; by default
-            ``data/`` of this workbook.
+    Searched are ``data_folder`` (None: `paths.DATA`), its subfolders and theirs, one named like the dataset first.
     """
     if CATALOG[name].build:
         folders = [root_of(data_folder) / name, paths.DATA / name]
@@ -121,9 +120,9 @@ def load_table(
 
     Args:
         name: a name in ``CATALOG`` (embedded ones are built when absent); or labels of one's own: the path of a CSV
-            (``image,score`` and any of ``split``, ``reference``, ``std``), of pyiqa's meta-information file, of a JSON
-            list, or of a folder with one of these in it. A relative path is looked for in ``data_folder`` and in the
-            workbook's folder, images relative to the label file.
+            (``image,score`` and any of ``split``, ``reference``, ``std``, ``rater``), of pyiqa's meta-information file,
+            of an Excel sheet, of JSON, or of a folder with one of these in it. A relative path is looked for in
+            ``data_folder`` and in the workbook's folder, images relative to the label file.
         score_range: worst and best score of one's own labels; mapped to 0–100.
         data_folder: where datasets lie; by default ``data/`` of this workbook.
         split_seed: which of the ten splits, where no official one exists; and which 10 % of the training images are
@@ -135,11 +134,12 @@ def load_table(
         DataError: the dataset is absent or unknown, or its labels or images are at fault: every fault, in one message.
     """
     table, faults = read_labels(name, score_range, data_folder)
+    reading = reading_of(table)
     if faults:
-        raise DataError(" | ".join(faults))
-    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
-        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
-    table["split"] = _split(table, split_seed, validation, test_only)
+        raise DataError(" | ".join([*faults, *reading]))
+    for sentence in reading:
+        print(f"{name}: {sentence}", file=sys.stderr)
+    table = divided(table, split_seed, validation, test_only)
     first = ["image", "path", "score", "split", "reference"]
     table = table[[*first, *(column for column in table if column not in first)]]
     return table[table["split"] != ""].reset_index(drop=True)
@@ -148,12 +148,10 @@ def load_table(
 def read_labels(
     name: str, score_range: tuple[float, float] = (0.0, 100.0), data_folder: str | Path | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The table of `load_table` before it is split, with every fault found: a sentence each, with its remedy.
+    """The table of `load_table` before it is split, and every fault found: a sentence each, with its remedy.
 
-    ``split`` is the official one, or absent. Rows at fault are kept: ``score`` or ``path`` is then not to be used.
-
-    Raises:
-        DataError: the dataset is absent or unknown, or its label file cannot be read at all.
+    ``split`` is the official one, or absent. Rows with faults are kept: do not use their ``score`` or ``path``.
+    Raises DataError where the dataset is absent or unknown, or its label file cannot be read at all.
     """
     if name in CATALOG and CATALOG[name].build:
         folder = _built(name, data_folder)
@@ -161,12 +159,22 @@ def read_labels(
     found = _published(name, data_folder)
     if found:
         key, folder, layout = found
-        return checked(layout.read(folder), folder, CATALOG[key].score_range)
+        return checked(*layout.read(folder, root_of(data_folder).resolve()), CATALOG[key].score_range)
     if name in CATALOG:
         raise DataError(how_to_get(name, data_folder))
     path = find_own(name, data_folder)
     path = own_label_file(path) if path.is_dir() else path
-    return checked(read_own(path), path.parent, score_range)
+    table = read_own(path)
+    if path.is_symlink() and not any(os.path.exists(path.parent / image) for image in table["image"]):
+        path = path.resolve()  # a link to labels on another disk, whose images are there too
+        table = read_own(path)
+    return checked(table, path.parent, score_range)
+
+
+def reading_of(table: pd.DataFrame) -> list[str]:
+    """In a sentence, how labels were read that do not say it plainly themselves."""
+    remarks = table.attrs.get("reading")
+    return [f"Read {'; '.join(remarks)}."] if remarks else []
 
 
 def how_to_get(name: str, data_folder: str | Path | None = None) -> str:
@@ -206,6 +214,39 @@ def crossing(table: pd.DataFrame) -> pd.Series:
     return (table["split"] == "test") & table["reference"].isin(elsewhere)
 
 
+def divided(table: pd.DataFrame, seed: int, validation: bool, test_only: bool = False) -> pd.DataFrame:
+    """The table with each image's ``split``, "" where it is left out; near-copies have one ``reference``."""
+    table = table.copy()
+    if table["reference"].is_unique:  # photographs as they were taken: none was made of another
+        table["reference"] = table["image"].to_numpy()[near_copies.groups(table["path"].tolist())]
+    table["split"] = _split(table, seed, validation, test_only)
+    return table
+
+
+def too_few(table: pd.DataFrame, protocol: str) -> str | None:
+    """What is to be done where a split of `load_table` has not the three images that training needs."""
+    counts = {split: int((table["split"] == split).sum()) for split in SPLITS if split != "val" or protocol == "honest"}
+    if min(counts.values()) >= 3:
+        return None
+    return (
+        f"{len(table)} images give {', '.join(f'{count} in split {split!r}' for split, count in counts.items())}; at least 3 "
+        f"needed in each. Label more (30 photographs are enough); or write a column 'split' of {', '.join(counts)}, and, to "
+        f"cross-validate, train again with others in 'test', under another name."
+    )
+
+
+def require_enough(settings: DataSettings) -> None:
+    """Before anything is trained.
+
+    Raises:
+        DataError: as `load_table`, and for too few images.
+    """
+    honest = settings.protocol == "honest"
+    table = load_table(settings.dataset, settings.score_range, settings.data_folder, settings.split_seed, honest)
+    if lack := too_few(table, settings.protocol):
+        raise DataError(f"{settings.dataset}: {lack}")
+
+
 def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) -> pd.Series:
     """Each row's split; "" leaves the row out."""
     official = "split" in table
@@ -236,7 +277,7 @@ def _plain(name: str) -> str:
 
 
 def _published(name: str, data_folder: str | Path | None) -> tuple[str, Path, Layout] | None:
-    """The dataset of this name, or whichever of the catalog lies at this path: its name, folder and layout."""
+    """The dataset of this name, or the one of the catalog at this path: its name, folder and layout."""
     if name in CATALOG:
         root = root_of(data_folder)
         keys = [name]
@@ -269,19 +310,17 @@ def _candidates(name: str, data_folder: str | Path | None) -> list[Path]:
 
 
 def find_own(name: str, data_folder: str | Path | None) -> Path:
-    """The label file, or the folder with one in it, that a path of one's own means.
-
-    Raises:
-        DataError: there is none, and no dataset of this name is known.
-    """
+    """The label file, or the folder with one in it, that a path of one's own means; DataError where there is none."""
     candidates = _candidates(name, data_folder)
     for path in candidates:
         if path.is_dir() or (path.is_file() and path.suffix.lower() in OWN_SUFFIXES):
             return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     if Path(name).suffix.lower() in OWN_SUFFIXES:
         raise DataError(f"The label file '{name}' does not exist; looked for {' and '.join(map(str, candidates))}.")
+    if there := [path for path in candidates if path.is_file()]:
+        raise DataError(f"{there[0]} is no label file ({', '.join(OWN_SUFFIXES)}). Save it as 'CSV UTF-8'.")
     near = difflib.get_close_matches(name, CATALOG, n=1)
     raise DataError(
         f"Unknown dataset '{name}'{f', did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(CATALOG)}; or "
-        f"give the path of a CSV or JSON file of your own, or of a folder with one in it."
+        f"give the path of a CSV, Excel or JSON file of your own, or of a folder with one in it."
     )

@@ -1,7 +1,5 @@
 """What is known, what is there, and everything that is wrong with it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter, defaultdict
@@ -15,13 +13,13 @@ from PIL import ExifTags, Image
 from iqa_lib.data import catalog, decode, images, near_copies
 from iqa_lib.data.labels import few
 from iqa_lib.errors import DataError
-from iqa_lib.profile import DataSettings
+from iqa_lib.profile import Profile
 from iqa_lib.progress import Progress
 
 
 @dataclass
 class Report:
-    """A dataset's state. Faults stop training or spoil its result; notes do neither."""
+    """A dataset's state. Faults stop training or falsify its result; notes do neither."""
 
     name: str
     folder: Path | None = None
@@ -64,17 +62,16 @@ def _how_to_get(name: str, dataset: catalog.Dataset) -> str:
     return f"from {dataset.source}"
 
 
-def check(name: str, settings: DataSettings) -> Report:
-    """Read all labels and decode every image of a dataset; gather all faults instead of stopping at one.
+def check(name: str, settings: Profile) -> Report:
+    """Read all labels, decode every image of a dataset (as `catalog.load_table` names it) and collect all faults.
 
-    Args:
-        name: as for `catalog.load_table`.
-        settings: ``score_range`` and ``data_folder`` count.
+    Its sizes matter less where it is one of ``test_datasets``.
     """
     place = catalog.place_of(name, settings.data_folder)
     report = Report(name, place.parent if place and place.is_file() else place)
     try:
         table, faults = catalog.read_labels(name, settings.score_range, settings.data_folder)
+        report.notes += catalog.reading_of(table)
         report.faults += faults
     except DataError as error:
         report.faults.append(str(error))
@@ -85,8 +82,13 @@ def check(name: str, settings: DataSettings) -> Report:
     if published and report.images and report.images != published:
         report.faults.append(
             f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
-            f"again; go on with what is there only if a part is meant."
+            f"again; use what is there only if a part is intended."
         )
+    if not (published or report.faults or name in settings.test_datasets):
+        lack = catalog.too_few(
+            catalog.divided(table, settings.split_seed, settings.protocol == "honest"), settings.protocol
+        )
+        report.faults += [lack] if lack else []
     _look_at_scores(report, table)
     _look_at_case(report, labelled)
     unlabelled = _without_row(labelled, report.folder)
@@ -157,7 +159,7 @@ def _without_row(labelled: pd.DataFrame, folder: Path | None) -> list[str]:
 
 
 def _examine(path: str) -> tuple[tuple[bytes, tuple[int, int]], list[str]] | DataError:
-    """What tells an image from another, its SHA-256 and size; and what is unusual about its file."""
+    """What identifies an image, its SHA-256 and size; and what is unusual about its file."""
     try:
         image = decode.decode_whole(path)
         with decode.open_image(path) as file:

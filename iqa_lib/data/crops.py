@@ -1,7 +1,5 @@
 """Which squares of an image are looked at: a grid that covers it, or random ones."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from iqa_lib.errors import ImageError
-from iqa_lib.profile import DataSettings
+from iqa_lib.profile import Preparation
 
 LONGEST = 50  # times the short side: a strip enlarged to the crop size would fill the memory
 REDUCING_GAP = 2  # a photograph is opened at no less than this many times its working size, if it has that
@@ -27,7 +27,7 @@ FORMATS = tuple(name for name in Image.OPEN if name != "EPS")  # a program, whic
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Pillow's image, not decoded yet; of a stranger's file, in whose format nothing is run."""
+    """Pillow's image, not decoded yet; a file is data: formats whose reader runs a program are left out."""
     return Image.open(path, formats=FORMATS)
 
 
@@ -82,6 +82,8 @@ def quiet_pillow() -> Iterator[None]:
 def _explain(source: str | Path | Image.Image, error: Exception) -> str:
     if not isinstance(source, Image.Image) and Path(source).is_file() and not Path(source).stat().st_size:
         return "is empty (0 bytes)"
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return f"may not be read ({error.strerror})"
     if isinstance(error, UnidentifiedImageError):
         return "is no image that Pillow can read"
     if isinstance(error, Image.DecompressionBombError):
@@ -122,7 +124,7 @@ class WorkingSize(NamedTuple):
     portrait: bool = False
 
     @classmethod
-    def of_settings(cls, settings: DataSettings) -> WorkingSize:
+    def of_settings(cls, settings: Preparation) -> WorkingSize:
         return cls(settings.resolution, settings.crop_size, settings.protocol == "paper")
 
     def of(self, height: int, width: int) -> tuple[int, int]:

@@ -57,7 +57,7 @@ def color_diffusion(image, amount):
     """Blur the Lab chroma with sigma 1.5 `amount` + 2 px and multiply it by `amount`."""
     lab = color.rgb2lab(_to_unit(image))
     sigma = 1.5 * amount + 2
-    # the cost grows with the reach, and in so wide a blur what lies beyond 2.5 sigma does not show
+    # the cost grows with the reach, and in so wide a blur what is beyond 2.5 sigma is not visible
     lab[..., 1:] = ndimage.gaussian_filter(lab[..., 1:], (sigma, sigma, 0), mode="nearest", truncate=2.5)
     lab[..., 1:] *= amount
     return to_uint8(lab_to_unit(lab))
@@ -343,6 +343,6 @@ def distort(image, name, level, seed=0):
     if level not in range(1, 6):
         raise ValueError(f"level must be 1, 2, 3, 4 or 5, not {level!r}")
     distortion = DISTORTIONS[name]
-    # the draws do not depend on the level: a level differs from the next in strength alone, not in luck
+    # the draws do not depend on the level: levels differ in strength alone
     chance = [np.random.default_rng([seed, distortion.id])] if distortion.random else []
     return distortion.primitive(image, distortion.levels[int(level) - 1], *chance)

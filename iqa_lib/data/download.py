@@ -1,7 +1,5 @@
 """Fetch a dataset from its public address: licence shown, resumed, verified, unpacked without trust."""
 
-from __future__ import annotations
-
 import functools
 import http.client
 import os
@@ -89,7 +87,7 @@ def _fetch(address: catalog.Download, folder: Path) -> Path:
         _fetch_rest(url, archive)
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
-            f"{url} could not be loaded ({error}). What has arrived is kept: run the same command again to go on."
+            f"{url} could not be loaded ({error}). What has arrived is kept: run the same command again to resume."
         ) from error
     found = sha256_of(archive, f"verifying {address.file}")
     if found != address.sha256:
@@ -103,7 +101,7 @@ def _fetch(address: catalog.Download, folder: Path) -> Path:
 
 def _fetch_rest(url: str, file: Path) -> None:
     """Append what is missing. Goes on after a broken connection for as long as every attempt brings something."""
-    # huggingface_hub throws away what a killed process had loaded, so this is plain HTTP with a range.
+    # huggingface_hub deletes what a killed process had loaded, so this is plain HTTP with a range.
     while True:
         before = file.stat().st_size if file.is_file() else 0
         try:
@@ -130,10 +128,9 @@ def _append(url: str, file: Path, start: int, block: int = 1 << 20) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .zip or .tar of any compression. All members are looked at before the first is written.
+    """Unpack a .zip or .tar of any compression; all members are checked before the first is written.
 
-    Raises:
-        DataError: the archive is damaged, a member leads outside ``folder`` or is a link or device, or it is too large.
+    Raises DataError: it is damaged or too large, or a member leads outside ``folder`` or is a link or device.
     """
     folder.mkdir(parents=True)
     try:

@@ -1,7 +1,5 @@
 """Faults of cameras, smartphones and renderers: functions of image, severity (0–1) and random generator."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 from scipy import ndimage

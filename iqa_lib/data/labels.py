@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -33,17 +32,14 @@ def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float])
     table = table.assign(image=table["image"].fillna("").astype(str).str.strip())
     table = table.assign(**_mapped(table, score_range, faults))
     table["path"], missing = _paths(table, folder, faults)
-    paths = table["path"].dropna()
-    first = {path: where for where, path in paths[::-1].items()}
-    for where, path in paths[paths.duplicated()].items():
-        problem = f"image '{table['image'][where]}' was already in {first[path]}"
-        faults["Keep one row per image."][where] = problem
     reference = table.get("reference", table["image"]).fillna("").astype(str).str.strip()
     table["reference"] = reference.mask(reference == "", table["image"])
     if "split" in table:
         _look_at_split(table, faults)
     if "severity" in table:
         table["severity"] = numbers(table["severity"])
+    named_in, images = table.index[0].rsplit(",", 1)[0], table["image"].nunique()
+    table = _one_row_per_image(table, faults)
     sentences = []
     for remedy, rows in faults.items():
         where, problem = next(iter(rows.items()))
@@ -52,8 +48,8 @@ def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float])
     if missing:
         shown = few(f"'{image}'" for image in missing)
         sentences.append(
-            f"{folder}: {len(missing)} of {len(table)} images are missing: {shown} (named in "
-            f"{table.index[0].rsplit(',', 1)[0]}). Put them there, or remove their rows."
+            f"{folder}: {len(missing)} of {images} images are missing: {shown} (named in {named_in}). Put them there, or "
+            f"remove their rows."
         )
     return table.reset_index(drop=True), sentences
 
@@ -85,8 +81,6 @@ def _mapped(table: pd.DataFrame, score_range: tuple[float, float], faults: Fault
 def _paths(table: pd.DataFrame, folder: Path, faults: Faults) -> tuple[pd.Series, list[str]]:
     """The images' files, NaN where none is to be used; and the images that are nowhere."""
     listing, found, missing = Listing(folder), {}, []
-    root = folder.resolve()
-    holds = functools.cache(lambda place: Path(os.path.realpath(place)).is_relative_to(root))
     for where, image in table["image"].items():
         inside = os.path.normpath(image)
         if os.path.isabs(inside) and Path(inside).is_relative_to(folder):
@@ -105,12 +99,39 @@ def _paths(table: pd.DataFrame, folder: Path, faults: Faults) -> tuple[pd.Series
             continue
         if path is None or not path.is_file():
             missing.append(image)
-        elif not holds(path if path.is_symlink() else path.parent):
-            problem = f"image '{image}' is a link that leaves the folder {folder}"
-            faults["Copy the images inside, or use the labels in the folder where they are."][where] = problem
         else:
             found[where] = str(path)
-    return pd.Series(found, table.index, dtype=object), missing
+    return pd.Series(found, table.index, dtype=object), list(dict.fromkeys(missing))
+
+
+def _one_row_per_image(table: pd.DataFrame, faults: Faults) -> pd.DataFrame:
+    """Several rows of an image, each one rater's, become their mean with ``std`` and ``standard_error``; others faults."""
+    paths = table["path"].dropna()
+    again, images = paths.duplicated(), paths.nunique()
+    if not again.any():
+        return table
+    by_image = table.groupby(table["path"].fillna(table.index.to_series()), sort=False)
+    several = by_image.size() > 1
+    alike = by_image["image"].nunique().max() > 1 or by_image["score"].nunique().max() < 2  # no rater's doing
+    if "rater" not in table and (several.sum() * 2 <= images or alike):
+        first = {path: where for where, path in paths[::-1].items()}
+        for where, path in paths[again].items():
+            problem = f"image '{table['image'][where]}' was already in {first[path]}"
+            faults["Keep one row per image; or, where each row is one rater's, say whose in a column 'rater'."][
+                where
+            ] = problem
+        return table
+    ratings = by_image["score"].agg(["mean", "std", "count", "sem"])
+    merged = table[~table.index.isin(again.index[again])]
+    place = merged["path"].fillna(merged.index.to_series())
+    columns = {"score": "mean", "std": "std", "standard_error": "sem"}
+    merged = merged.assign(**{ours: place.map(ratings[theirs]) for ours, theirs in columns.items()})
+    merged.attrs["reading"] = [
+        *merged.attrs.get("reading", []),
+        f"with up to {ratings['count'].max()} rows of one image as one rater's each: their mean is the score, with a "
+        f"standard error of {ratings['sem'].mean():.1f} (of 100) on average",
+    ]
+    return merged.drop(columns="rater", errors="ignore")
 
 
 def _look_at_split(table: pd.DataFrame, faults: Faults) -> None:

@@ -3,8 +3,6 @@
 They are no independent images: kept on one side of a split and resampled together, like images of one reference.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import warnings
@@ -26,7 +24,7 @@ FLAT = 2.0  # grey levels: thumbnails with a smaller standard deviation are like
 def groups(files: list[str]) -> np.ndarray:
     """The number of the first near-copy of each image, (N,): its own where there is none. Computed once, then read.
 
-    Files that cannot be read are like none.
+    A file that cannot be read is a near-copy of none.
     """
     known = "".join(f"{file} {size} {changed}\n" for file, size, changed in paths.stamps(files))
     cache = paths.DATA / "cache" / f"near-copies-{hashlib.sha256(known.encode()).hexdigest()[:20]}.npy"
@@ -59,5 +57,5 @@ def _thumbnail(file: str) -> np.ndarray:
             image.draft("L", (2 * SIDE, 2 * SIDE))  # JPEGs are decoded at an eighth of their size
             small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
             return np.asarray(small, np.float32).ravel()
-    except Exception:  # whatever a damaged file makes Pillow raise; decoding says what is wrong with it
+    except Exception:  # a damaged file makes Pillow raise anything; decoding reports it
         return np.zeros(SIDE * SIDE, np.float32)

@@ -8,8 +8,6 @@ embedded datasets come with the package (`shipped_scores`): computing them took 
 cross-dataset tests: all their rows are "test", and of contents that no training part here has.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.resources
@@ -73,32 +71,19 @@ def open_source(name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a dataset is made of: parts of pictures, and what is done to them.
+    """What a dataset is made of: parts of pictures, and what is done to them."""
 
-    Attributes:
-        sources: the pictures' names by split.
-        views: parts of a picture, each at a scale and place of its own.
-        variants: each makes some of a view's images; they work in parallel.
-        open_source: from a name to pixels.
-    """
-
-    sources: dict[str, Sequence[str]]
-    views: int
-    variants: list[Callable[[np.ndarray, np.random.Generator], Iterable[Variant]]]
+    sources: dict[str, Sequence[str]]  # the pictures' names by split
+    views: int  # parts of a picture, each at a scale and place of its own
+    variants: list[Callable[[np.ndarray, np.random.Generator], Iterable[Variant]]]  # each makes some of a view's images
     seed: int
-    open_source: Callable[[str], np.ndarray] = open_source
+    open_source: Callable[[str], np.ndarray] = open_source  # from a name to pixels
 
     def build(self, folder: Path, shipped: bool = True) -> pd.DataFrame:
         """Write ``images/*.png`` and, last, ``labels.csv``; the same recipe gives the same bytes.
 
-        Args:
-            shipped: take the scores that the package has of these very pixels; compute only the others, and say so.
-
-        Returns:
-            What ``labels.csv`` has, and ``pixels``, each image's `address_of`.
-
-        Raises:
-            DataError: a worker process was killed.
+        ``shipped``: take the scores that the package has of these very pixels; compute only the others, and say so.
+        Returns the rows of ``labels.csv`` with ``pixels``, each image's `address_of`.
         """
         (folder / "images").mkdir(parents=True, exist_ok=True)
         known = shipped_scores() if shipped else {}
@@ -238,9 +223,7 @@ def _read_scores() -> pd.DataFrame:
 def renew_scores(write: bool = False, add: bool = False) -> bool:
     """Compute all scores again and print what differs from the package's; whether they agree in the end.
 
-    Args:
-        write: make them the package's.
-        add: compute and write only those of pixels that the package has no score of.
+    ``write``: make them the package's; ``add``: compute and write only those of pixels that it has no score of.
     """
     recomputed = recompute_scores(shipped=add)
     differences = compare_scores(recomputed)
@@ -253,10 +236,7 @@ def renew_scores(write: bool = False, add: bool = False) -> bool:
 def recompute_scores(names: Iterable[str] = tuple(EMBEDDED), shipped: bool = False) -> pd.DataFrame:
     """Build datasets in a folder that is deleted after, and compute all scores: ``image``, ``pixels``, ``score``.
 
-    An image that two datasets have, a tiny and its full one, is listed once.
-
-    Args:
-        shipped: compute only what the package has no score of.
+    An image of two datasets is listed once. ``shipped``: compute only what the package has no score of.
     """
     tables = []
     with tempfile.TemporaryDirectory() as folder:

@@ -5,8 +5,6 @@ photographs of the embedded datasets, and scenes composed of both. Never a pictu
 validate or test on, and none that people rated.
 """
 
-from __future__ import annotations
-
 import functools
 import zlib
 from collections.abc import Iterator
@@ -25,8 +23,8 @@ from iqa_lib.errors import DataError
 
 LIST = "pretraining_pictures.csv"
 PACKAGES_FOLDER = Path("/usr/share")  # where Debian's packages put them
-HELD_OUT = {"val": 3, "test": 2}  # wallpapers, to see what is learnt of pictures never seen
-SCENES = 40
+HELD_OUT = {"val": 3, "test": 2}  # wallpapers, to measure generalisation
+SCENES, SEED = 40, 7
 VIEWS = {"wallpaper": 14, "photograph": 6, "scene": 5}
 PER_VIEW = {"camera": 5, "kadid": 4, "phone": 1, "renderer": 1}  # distorted images of each view, by pipeline
 SOURCES_AT_ONCE = 8  # an interrupted build loses at most these
@@ -39,15 +37,10 @@ def listed() -> pd.DataFrame:
     return table.assign(name=[_name(place) for place in range(len(table))])
 
 
-def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: float = 1.0) -> Path:
-    """Write images and surrogate scores to ``folder/labels.csv``; goes on where an earlier call was stopped.
+def build(folder: Path, pictures: Path = PACKAGES_FOLDER) -> Path:
+    """Write images and surrogate scores to ``folder/labels.csv``; resumes where an earlier call was stopped.
 
-    Args:
-        pictures: the folder with the listed files.
-        views: share of `VIEWS` to make, for a trial.
-
-    Raises:
-        DataError: listed pictures are missing.
+    ``pictures``: the folder with the listed files; DataError where some are missing.
     """
     wallpapers = listed()
     missing = wallpapers[[not (pictures / file).is_file() for file in wallpapers["file"]]]
@@ -68,7 +61,7 @@ def build(folder: Path, pictures: Path = PACKAGES_FOLDER, seed: int = 7, views: 
             part = folder / f"{kind}-{start:02d}"
             if not (part / "labels.csv").is_file():
                 sources = {"train": names[start : start + SOURCES_AT_ONCE]}
-                recipe = offline.Recipe(sources, max(1, round(VIEWS[kind] * views)), [_variants], seed, open_source)
+                recipe = offline.Recipe(sources, VIEWS[kind], [_variants], SEED, open_source)
                 recipe.build(part, shipped=False)
     tables = []
     for file in sorted(folder.glob("*-*/labels.csv")):
@@ -100,7 +93,7 @@ def _open(wallpapers: tuple[str, ...], name: str) -> np.ndarray:
 
 
 def _scene(wallpapers: tuple[str, ...], number: int) -> np.ndarray:
-    """A dead-leaves scene of parts of six pictures that are trained on."""
+    """A dead-leaves scene (`scenes.compose_scene`) of parts of six pictures that are trained on."""
     rng = np.random.default_rng([number, zlib.crc32(b"pretraining scene")])
     held_out = _held_out(len(wallpapers))
     names = [name for name in map(_name, range(len(wallpapers))) if name not in held_out]

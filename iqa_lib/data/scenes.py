@@ -1,7 +1,5 @@
 """Scenes composed of parts of photographs, or of shaded textures, as leaves that cover one another."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

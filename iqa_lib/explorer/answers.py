@@ -3,8 +3,6 @@
 Nothing here knows widgets. Shape suffixes: C channels, H height, W width, S stages (4).
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections import OrderedDict
@@ -22,7 +20,7 @@ from iqa_lib.explorer.request import Picture, Request, Score
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
 from iqa_lib.study import maps
-from iqa_lib.training.evaluate import ALPHAS
+from iqa_lib.training.predictor import ALPHAS
 from iqa_lib.training.runs import Run
 
 T = TypeVar("T")
@@ -59,11 +57,9 @@ class Cache:
 
 
 class Answers:
-    """Scores and maps of requests by the runs' models, which are loaded when first asked.
+    """Scores and maps by the models of ``runs`` (`labelled`), each loaded at its first request.
 
-    Args:
-        runs: each under a name for people (`labelled`).
-        before_pass: called before each pass of a backbone; what it raises ends the computation.
+    ``before_pass`` is called before each pass of a backbone; an exception from it ends the computation.
     """
 
     def __init__(self, runs: dict[str, Run], before_pass: Callable[[], None]):
@@ -124,11 +120,7 @@ def labelled(runs: list[Run]) -> dict[str, Run]:
 
 
 def read_upload(name: str, content: bytes, settings: RunSettings) -> Picture:
-    """An uploaded file at the profile's working size.
-
-    Raises:
-        DataError: it is no image, or not one that can be scored; the message calls it by its own name.
-    """
+    """An uploaded file at the profile's working size; DataError, with the file's own name, where it is no such image."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"  # never a name that came from outside
         path.write_bytes(content)

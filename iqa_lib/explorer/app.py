@@ -7,8 +7,6 @@ A change of any control makes a `Request`. One thread answers them, the score fi
 the activation maps and the quality map, and drops these when a newer request waits.
 """
 
-from __future__ import annotations
-
 import base64
 import time
 from collections import OrderedDict
@@ -31,7 +29,7 @@ from iqa_lib.explorer.answers import Answers, digest, labelled, read_upload
 from iqa_lib.explorer.request import Picture, Request
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
-from iqa_lib.training.evaluate import ALPHAS
+from iqa_lib.training.predictor import ALPHAS
 from iqa_lib.training.runs import Run
 
 LEVELS = range(6)  # 0: the image as it is
@@ -147,10 +145,10 @@ class Explorer:
         self.status.value = drawing.status(text, sign)
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Does what a control asks for; what goes wrong is said on the page, and the page goes on."""
+        """Does what a control asks for; what goes wrong is said on the page, which stays usable."""
         try:
             action()
-        except Exception as error:  # whatever it is: a widget without an answer would look dead
+        except Exception as error:  # any kind: a widget without an answer would look broken
             why = f"That did not work ({type(error).__name__}: {error}). Choose something else."
             self._say(str(error) if isinstance(error, WorkbookError) else why, drawing.TROUBLE)
 
@@ -173,7 +171,7 @@ class Explorer:
             self._last = self._thread.submit(self._answer, request)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Until everything that was asked for is shown, or failed in words; at most so many seconds."""
+        """Until everything requested is shown, or the status says why not; ``timeout`` in seconds."""
         if self._last is not None:
             self._last.result(timeout)
 
@@ -232,7 +230,7 @@ class Explorer:
         self._say(f"ready · score after {after:.2f} s, maps after {done:.2f} s", drawing.READY)
 
     def _check(self) -> None:
-        """Called before every pass of a model, too: a map of many crops need not be finished in vain."""
+        """Called before every pass of a model, too: a map of many crops that nobody waits for is not finished."""
         if self._interruptible is not None and self._interruptible is not self._newest:
             raise _Overtaken
 
@@ -318,11 +316,7 @@ class Explorer:
         return drawing.sheet(self.kept)
 
     def snapshot(self) -> Figure:
-        """What is on show, as a figure; waits until all of it is.
-
-        Raises:
-            ExplainError: it could not be shown; the status line says why.
-        """
+        """What is on show, as a figure; waits until all of it is. ExplainError where it could not be shown."""
         self.wait()
         if len(self._newest.maps) < len(self._newest.models):
             raise ExplainError("Nothing to save: the page could not show this image; its status line says why.")

@@ -1,11 +1,9 @@
 """What the explorer shows, drawn: PNG bytes for pictures, HTML and SVG for words and numbers, a figure and a sheet to keep.
 
-Nothing here knows widgets or models. Whatever text comes in is escaped; scores are 0–100, higher better.
+Nothing here knows widgets or models. All text is escaped; scores are 0–100, higher better.
 
 Shape suffixes: C channels, H height, W width, S stages (4).
 """
-
-from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
@@ -66,7 +64,7 @@ def activation_maps(activation_SHW: np.ndarray) -> bytes:
 
 
 def quality_span(maps: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Scores that the colours reach over: the maps' own in round tens, so that they seldom change on the way."""
+    """Scores that the colours span: the maps' own in round tens, so that the scale rarely changes."""
     values = np.concatenate([m.ravel() for m in maps])
     low, high = np.floor(values.min() / 10) * 10, np.ceil(values.max() / 10) * 10
     return float(low), float(max(high, low + 20))

@@ -1,7 +1,5 @@
 """What the explorer is asked, and what it answered so far. Shape suffixes: C channels, H height, W width."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 

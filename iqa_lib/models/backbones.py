@@ -24,11 +24,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from iqa_lib.errors import WeightsError
 from iqa_lib.models.hybrid import HybridSwin, create_hybrid
-from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
+from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors, state_dict_in
 
 STRIDES = (4, 8, 16, 32)
 
-# The paper's own; whatever is used in their place is called a stand-in.
+# The paper's own; any other is called a stand-in.
 PAPERS = {
     "swin_tiny_patch4_window7_224": "Swin-T",
     "swin_small_patch4_window7_224": "Swin-S",
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
             or one of this project's own shapes (``swin_test``).
         pretrained: True for the published weights, False for random ones, or the path of a weights file
             (``.safetensors``, ``.pth``) of that timm model.
-        image_size: side of the square input in pixels; Swin needs to know it beforehand.
+        image_size: side of the square input in pixels; Swin is built for one size.
         drop_path_rate: stochastic depth in training, 0 to 1.
 
     Raises:
@@ -226,7 +226,7 @@ def _create(name: str, pretrained: bool | str | Path, image_size: int, drop_path
         if not isinstance(pretrained, bool) and name != "swin_nano":
             _require_weights_of(name, source["state_dict"], options, str(pretrained))
         options |= {"pretrained": True, "pretrained_cfg_overlay": source}
-    # timm warns of classifier tensors that a feature backbone has no place for: here that is meant.
+    # timm warns of classifier tensors that a feature backbone has no place for: here that is intended.
     level = logging.getLogger("timm").level
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:
@@ -274,16 +274,9 @@ def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
 
 def _read_weights(file: str | Path) -> dict[str, Tensor]:
     """A state dict in float32, bare or as training scripts wrap it; read here, for older timm would run a pickle."""
-    content = read_without_running(file)
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # timm's order
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"'{file}' holds no state dict, a mapping of names to tensors.")
-    return {
-        name: value.float() if value.is_floating_point() else value for name, value in clean_state_dict(content).items()
-    }
+    wrappers = ("state_dict_ema", "model_ema", "state_dict", "model")  # timm's order
+    content = clean_state_dict(dict(state_dict_in(read_without_running(file), f"'{file}'", wrappers)))
+    return {name: value.float() if value.is_floating_point() else value for name, value in content.items()}
 
 
 def _require_weights_of(name: str, given: dict[str, Tensor], options: dict, file: str) -> None:
@@ -329,11 +322,7 @@ def _own_file(name: str) -> Path:
 
 
 def own_weights(name: str) -> dict[str, Tensor]:
-    """Tensors (float32) of a file that this project trained and ships.
-
-    Raises:
-        WeightsError: the package has no such file, or it is damaged.
-    """
+    """Tensors (float32) of a file that this project trained and ships; WeightsError where it is absent or damaged."""
     return _read_weights(_own_file(name))
 
 

@@ -1,7 +1,5 @@
 """Reading checkpoints of the reference code: same network, other names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +8,7 @@ from torch import Tensor
 
 from iqa_lib.errors import CheckpointError
 from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
-from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors
+from iqa_lib.models.tensors import DERIVED, read_without_running, require_same_tensors, state_dict_in
 
 WRAPPERS = ("model", "model_hyper", "model_state_dict")
 
@@ -44,7 +42,7 @@ def load_reference_checkpoint(source: str | Path | Mapping[str, Tensor]) -> Blin
     """
     label = "the given state dict" if isinstance(source, Mapping) else f"'{source}'"
     content = source if isinstance(source, Mapping) else read_without_running(source)
-    reference = _unwrap(content, label)
+    reference = state_dict_in(content, label, WRAPPERS)
     model = _matching_model(reference, label)
     expected = model.state_dict()
     renamed = {_rename(k): v for k, v in reference.items() if not k.endswith(DERIVED)}
@@ -53,15 +51,6 @@ def load_reference_checkpoint(source: str | Path | Mapping[str, Tensor]) -> Blin
     require_same_tensors(renamed, expected, label)
     model.load_state_dict(renamed)
     return model.eval()
-
-
-def _unwrap(content: object, label: str) -> Mapping[str, Tensor]:
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{label} holds no state dict (a mapping of names to tensors) under {WRAPPERS}.")
-    return content
 
 
 def _matching_model(reference: Mapping[str, Tensor], label: str) -> BlindIQA:

@@ -3,8 +3,6 @@
 Shape suffixes: B batch, H height, W width.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io
@@ -81,7 +79,7 @@ PORTRAIT = "Resize it (bicubic, antialiased), whatever its shape, to {resolution
 
 
 def export_model(model: BlindIQA, path: Path, resolution: int, crop_size: int, portrait: bool = False) -> Path:
-    """As `to_onnx`, at one stroke, with what a user must do before and after as the file's metadata."""
+    """As `to_onnx`, written atomically, with what a user must do before and after as the file's metadata."""
     import onnx  # here, and onnxruntime below: a page that compares no engines need not wait for it
 
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -99,10 +97,9 @@ def export_model(model: BlindIQA, path: Path, resolution: int, crop_size: int, p
 
 
 def to_int8(onnx_file: str | Path, path: str | Path, batches: Iterable[np.ndarray]) -> Path:
-    """Quantise an ONNX model statically: INT8 weights per channel, INT8 activations in the ranges that they take.
+    """Quantise an ONNX model statically: INT8 weights per channel, INT8 activations in ranges measured on ``batches``.
 
-    Args:
-        batches: uint8 (B, 3, H, W) crops that those ranges are measured on.
+    ``batches``: crops, uint8 (B, 3, H, W).
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -147,7 +144,7 @@ class OnnxScorer:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps the exporter's and the quantiser's remarks on their own inner workings off the screen."""
+    """Keeps the exporter's and the quantiser's messages about their own internals off the screen."""
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:

@@ -7,8 +7,6 @@ computes just what its convolutions do, so that it begins as good as their Image
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import timm
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
@@ -55,12 +53,7 @@ class SwinStage(nn.Module):
 
 
 class HybridSwin(nn.Module):
-    """A timm feature backbone and the Swin stages on its maps; takes and gives NCHW.
-
-    Args:
-        convolutions: with maps at the strides 4, 8, 16 and 32.
-        drop_path_rate: stochastic depth of the blocks, 0 to 1.
-    """
+    """A timm feature backbone with maps at strides 4, 8, 16 and 32, and the Swin stages on them; takes and gives NCHW."""
 
     def __init__(self, convolutions: nn.Module, drop_path_rate: float = 0.0):
         super().__init__()

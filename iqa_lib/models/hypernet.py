@@ -63,8 +63,14 @@ def packed_size(channels: list[int]) -> int:
 
 def pool_stages(maps: list[Tensor]) -> PooledStages:
     """Pool four NCHW feature maps of any size; at 224×224 the cells are the reference's 7×7 windows."""
-    cells = [F.adaptive_avg_pool2d(m, k) for m, k in zip(maps, LOCAL_CELLS, strict=True)]
-    return PooledStages(cells, [F.adaptive_avg_pool2d(m, GRID) for m in maps])
+    cells = [_pool(m, k) for m, k in zip(maps, LOCAL_CELLS, strict=True)]
+    return PooledStages(cells, [_pool(m, GRID) for m in maps])
+
+
+def _pool(maps_BCHW: Tensor, cells: int) -> Tensor:
+    if maps_BCHW.is_mps and any(side % cells for side in maps_BCHW.shape[2:]):  # which Apple's GPU refuses
+        return F.adaptive_avg_pool2d(maps_BCHW.cpu(), cells).to(maps_BCHW.device)
+    return F.adaptive_avg_pool2d(maps_BCHW, cells)
 
 
 class LocalDistortion(nn.Module):
@@ -216,11 +222,7 @@ class QualityHead(nn.Module):
     def forward(self, stages: PooledStages, alpha_BS: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores (B,) and, with attention on, the stage weights (B, 4).
 
-        Args:
-            alpha_BS: weights to use in place of the attention's, to test what it contributes.
-
-        Raises:
-            ValueError: weights are given and the head has no attention.
+        ``alpha_BS``: weights in place of the attention's, to test what it contributes; ValueError without attention.
         """
         if alpha_BS is not None and self.attention is None:
             raise ValueError("This head has no attention: it cannot take stage weights.")

@@ -29,7 +29,7 @@ class ModelSize(NamedTuple):
 
 
 # The reference code asks timm for bare names; these are the tags they meant (timm 1.0.31), so tiny is
-# pretrained on ImageNet-1k and the others on ImageNet-22k, whatever the paper says.
+# pretrained on ImageNet-1k and the others on ImageNet-22k, unlike what the paper says.
 MODEL_SIZES = {
     "tiny": ModelSize("swin_tiny_patch4_window7_224.ms_in1k", 0.2, 0.3),
     "small": ModelSize("swin_small_patch4_window7_224.ms_in22k_ft_in1k", 0.25, 0.35),
@@ -73,15 +73,14 @@ class BlindIQA(nn.Module):
     def from_pretrained(cls, folder: str | Path, **options) -> BlindIQA:
         """The model that ``save_pretrained`` wrote into this folder, or a repository of the Hugging Face Hub.
 
-        Raises:
-            CheckpointError: ``config.json`` or the weights are absent or damaged, or do not fit one another.
+        Raises CheckpointError: ``config.json`` or the weights are absent or damaged, or do not fit one another.
         """
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it reads from
                 return super().from_pretrained(folder, **options)
         except WorkbookError:
             raise
-        except Exception as error:  # of the hub, of JSON, of a constructor given strange settings
+        except Exception as error:  # of the hub, of JSON, of a constructor with invalid settings
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
                 f"No model can be read from '{folder}': {reason}. Expected is a folder with the config.json and "
@@ -186,12 +185,9 @@ class HyperIQA(BlindIQA, PyTorchModelHubMixin):
 
 
 def compile_backbone(model: BlindIQA) -> BlindIQA:
-    """The same model, whose backbone, nearly all of its arithmetic, goes through `torch.compile` when it is used.
+    """The same model with its backbone, nearly all of its arithmetic, compiled at first use; RunError where nothing can be.
 
-    On a GPU a Swin's blocks are compiled one by one: equal ones share what is compiled, which takes a fraction of the time.
-
-    Raises:
-        RunError: nothing can be compiled on this machine.
+    On a GPU a Swin's blocks are compiled one by one: equal ones share what is compiled, in a fraction of the time.
     """
     _require_compiler(machine.device())
     blocks = model.backbone.equal_blocks() if machine.device().type == "cuda" else []

@@ -1,10 +1,8 @@
-"""Tensors from files that nobody vouches for: read without running anything in them, compared with what is expected."""
-
-from __future__ import annotations
+"""Tensors from untrusted files: read without running code in them, compared with what is expected."""
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +20,7 @@ NO_CODE = "Save its state dict alone with torch.save(model.state_dict(), path), 
 def read_without_running(path: str | Path, remedy: str = NO_CODE) -> object:
     """What a ``.safetensors`` file or one of ``torch.save`` holds: tensors, plain numbers, texts and containers of them.
 
-    Raises:
-        CheckpointError: there is no such file, it is damaged, or holds an object that only running code could make.
+    Raises CheckpointError: it is absent or damaged, or holds an object that only running code could make.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,14 +44,19 @@ def _reason(error: Exception) -> str:
     return text[:200] or type(error).__name__
 
 
-def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model") -> None:
-    """Refuse tensors that are not those of the model, one by one.
-
-    Raises:
-        CheckpointError: names missing, unknown, misshapen tensors and such as hold NaN or infinity; the first five.
-    """
-    if not isinstance(given, Mapping) or not all(isinstance(value, Tensor) for value in given.values()):
+def state_dict_in(content: object, label: str, wrappers: Sequence[str] = ()) -> Mapping[str, Tensor]:
+    """The mapping of names to tensors, bare or under the first of these keys that is there; else CheckpointError."""
+    for key in wrappers:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{label} holds no state dict, a mapping of names to tensors.")
+    return content
+
+
+def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model") -> None:
+    """CheckpointError with the first five tensors that are missing, unknown, misshapen or not finite."""
+    given = state_dict_in(given, label)
     faults = [f"missing {k}" for k in expected.keys() - given.keys()]
     faults += [f"unknown {k}" for k in given.keys() - expected.keys()]
     for name in expected.keys() & given.keys():

@@ -1,7 +1,7 @@
 """Scores for people who only want a number: any images in, one number each, by a trained model.
 
 Images are decoded, reduced and cut into crops as in evaluation. Each worker takes a few images, decodes them and runs
-the model on their crops with threads of its own, so that no core waits for another; who is in a batch with whom hangs
+the model on their crops with threads of its own, so that no core waits for another; which crops share a batch depends
 on the order of the images alone.
 
 Shape suffixes: B batch, N images, C channels, H height, W width.
@@ -9,35 +9,34 @@ Shape suffixes: B batch, N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-import copy
 import functools
 import glob
 import hashlib
 import itertools
 import json
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from iqa_lib import machine, paths
 from iqa_lib.data.crops import grid
 from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
-from iqa_lib.errors import CheckpointError, DataError, ImageError
+from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
-from iqa_lib.profile import RunSettings
+from iqa_lib.profile import ScoringSettings, load_profile
 from iqa_lib.progress import Progress
-from iqa_lib.training.evaluate import EVALUATION_BATCH, on_every_core, stages_of
-from iqa_lib.training.runs import MODEL, Run
+from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, batched, on_every_core
+from iqa_lib.training.runs import IDENTITY, MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
 
@@ -48,21 +47,7 @@ IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two 
 PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2"]
 CHECKPOINTS = (".pkl", ".pth", ".pt")
 
-
-class Scorer(NamedTuple):
-    """A model and how its images are prepared (``settings``: resolution, crop size, precision)."""
-
-    name: str
-    settings: RunSettings
-    model: BlindIQA
-
-    def score_crops(self, crops_BCHW: Tensor) -> Tensor:
-        """Scores (B,), float32, of RGB crops, 0–255."""
-        stages = stages_of(self.settings, self.model, crops_BCHW)
-        if self.settings.freeze_backbone:  # trained and evaluated on cached features, which are float16
-            stages = stages.as_cached()
-        return self.model.head(stages)[0].float()
-
+Scorer = Predictor  # here always with the model's name
 
 # --- which model ------------------------------------------------------------------------------------------
 
@@ -71,8 +56,9 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
     """The model that comes with the package, or another.
 
     Args:
-        model: a run of the store (its folder or the folder's name), a profile with one finished run, a folder of
-            ``save_pretrained``, or a checkpoint of the reference code (``.pkl``, ``.pth``), read without running it.
+        model: a run of the store (its folder or the folder's name), a profile with a finished run, a folder of
+            ``save_pretrained``, or a checkpoint of the reference code (``.pkl``, ``.pth``), read without running it. Of
+            several runs by a profile's present settings (its labels have changed) the newest that is finished.
 
     Raises:
         CheckpointError: it is none of these, or not usable.
@@ -88,7 +74,7 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
         return _ready(path.name, load_reference_checkpoint(path), REFERENCE_CROP)
     if (path / "run.json").is_file() or (path / "epochs.jsonl").is_file():
         run = Run.at(path)
-        return Scorer(path.name, run.settings, run.load_model())
+        return Scorer(run.settings, run.load_model(), path.name)
     return _ready(path.name, *_load_saved(path))
 
 
@@ -99,15 +85,8 @@ def _default() -> Scorer:
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
     # Always float32: bf16, twice as fast, moves single scores by up to two points.
-    settings = RunSettings(
-        profile="scoring",
-        dataset="any",
-        backbone=model.backbone.name,
-        resolution=RESOLUTION,
-        crop_size=crop_size,
-        precision="float32",
-    )
-    return Scorer(name, settings, model.to(machine.device(), memory_format=torch.channels_last).eval())
+    settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
+    return Scorer(settings, model.to(machine.device(), memory_format=torch.channels_last).eval(), name)
 
 
 def _load_saved(folder: Path) -> tuple[BlindIQA, int]:
@@ -126,6 +105,14 @@ def _locate(name: str) -> Path:
         return path
     runs = [run for run in paths.RUNS.glob("*/store/*") if (run / MODEL).is_file()]
     found = [run for run in runs if run.name == name] or [run for run in runs if _profile_of(run) == name]
+    if len(found) > 1 and (own := _by_present_settings(name, found)):
+        newest, *older = sorted(own, key=lambda run: (run / "result.json").stat().st_mtime, reverse=True)
+        if older:
+            print(
+                f"'{name}' means {newest.name}, its newest; older ones: {', '.join(r.name for r in older)}.",
+                file=sys.stderr,
+            )
+        return newest
     if len(found) == 1:
         return found[0]
     if found:
@@ -141,6 +128,17 @@ def _profile_of(run: Path) -> str:
     return run.parent.parent.name
 
 
+def _by_present_settings(profile: str, runs: list[Path]) -> list[Path]:
+    """The finished ones of a profile's runs that have the settings it has now, whatever its images were then."""
+    file = paths.RUNS / profile / "profile.yaml"
+    try:
+        wanted = load_profile(str(file) if file.is_file() else profile)
+    except ProfileError:
+        return []
+    finished = [Run.at(run) for run in runs if (run / "result.json").is_file()]
+    return [run.folder for run in finished if all(getattr(wanted, k) == getattr(run.settings, k) for k in IDENTITY)]
+
+
 # --- which images -----------------------------------------------------------------------------------------
 
 
@@ -152,9 +150,9 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in wanted:
-        path = Path(name).expanduser()
-        matches = [path] if path.exists() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        files = [file for match in matches for file in (_images_in(match) if match.is_dir() else [match])]
+        path = paths.named(name)
+        matches = [path] if _may_exist(path) else sorted(map(Path, glob.glob(str(path), recursive=True)))
+        files = [file for match in matches for file in (_images_in(match) if os.path.isdir(match) else [match])]
         if not files:
             kind = f"holds no image ({', '.join(PHOTOGRAPHS)})" if matches else "does not exist"
             raise DataError(f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'.")
@@ -162,14 +160,22 @@ def find_images(wanted: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # its folder may not be read: which is its fault, found when it is opened
+        return True
+
+
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in PHOTOGRAPHS
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+    """Photographs below a folder; links to nothing and folders that may not be read are among them, to be named as faults."""
+    unreadable: list[OSError] = []
+    found = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        photographs = (Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in PHOTOGRAPHS)
+        found += [file for file in photographs if os.path.isfile(file) or not os.path.exists(file)]
+    return sorted(found + [Path(error.filename) for error in unreadable])
 
 
 # --- scores -----------------------------------------------------------------------------------------------
@@ -178,38 +184,67 @@ def _images_in(folder: Path) -> list[Path]:
 def score(images: Source | Iterable[Source], model: str | Path | Scorer | None = None) -> float | pd.Series:
     """Quality of one image, or of many, by a trained model: 0–100, higher is better.
 
+    The model's last layer is linear: an image worse or better than all that it learnt from may lie a few points outside.
+
     Args:
-        images: a file, a folder, a pattern; Pillow's image; an array (H, W), (H, W, 3) or (H, W, 4) of uint8; or several
-            of these. Name files rather than open them where there are more than the memory holds.
+        images: a file, a folder, a pattern; Pillow's image; an array (H, W), (H, W, 3) or (H, W, 4) of uint8; a tensor
+            (3, H, W) or (N, 3, H, W), 0–1; or several of these. Name files rather than open them where there are more
+            than the memory holds.
         model: as `load_scorer`; load it once to call this often.
 
     Returns:
-        A number for one image, for several a series by file name (by number where there is none); what cannot be read
-        is NaN in it, with a warning that says why.
+        A number for one image, for several a series by file name (`paths.printable`; by number where there is none);
+        what cannot be read is NaN in it, with a warning that says why.
 
     Raises:
-        DataError: a file or folder does not exist, or the one image cannot be read.
+        DataError: a file or folder does not exist, the one image cannot be read, or it is nothing of the above.
     """
-    table, single = _score_any(images, load_scorer(model))
-    if faults := _faults(table):
+    table, single = score_any(images, load_scorer(model))
+    if faults := faults_of(table):
         if single:
             raise DataError(faults)
         warnings.warn(faults, stacklevel=2)
     return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
 
 
-def _score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
+def score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
     """`score_all` of whatever names images, and whether they are one image, not several."""
-    named = isinstance(images, str | Path)
-    single = Path(images).expanduser().is_file() if named else isinstance(images, Image.Image)
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # of names
+        images = images.tolist()
+    named = isinstance(images, str | os.PathLike)
+    single = os.path.isfile(paths.named(images)) if named else isinstance(images, Image.Image)
     single |= isinstance(images, np.ndarray) and images.ndim < 4
+    single |= isinstance(images, Tensor) and images.ndim == 3
+    if isinstance(images, bytes) or not (named or single or isinstance(images, Iterable)):
+        raise DataError(_unknown("That", images))
     sources = []
-    for one in [images] if named or single else images:
-        sources += find_images([one]) if isinstance(one, str | Path) else [one]
-    return score_all(scorer, sources, len(sources)), single
+    for number, one in enumerate([images] if named or single or isinstance(images, Tensor) else images):
+        if isinstance(one, str | os.PathLike):
+            sources += find_images([one])
+        elif isinstance(one, Tensor):
+            sources += _as_arrays(one)
+        elif isinstance(one, Image.Image | np.ndarray):
+            sources.append(one)
+        else:
+            raise DataError(_unknown(f"Number {number} of them", one))
+    return score_all(scorer, sources, 1 if isinstance(images, Tensor) else len(sources)), single
 
 
-def _faults(table: pd.DataFrame) -> str:
+def _unknown(which: str, thing: object) -> str:
+    return (
+        f"{which} is of type {type(thing).__name__}; an image is the name of a file, folder or pattern, Pillow's image, an "
+        f"array of uint8 (H, W, 3) or a tensor (3, H, W) of 0–1. Bytes of a file: PIL.Image.open(io.BytesIO(data))."
+    )
+
+
+def _as_arrays(images: Tensor) -> list[np.ndarray]:
+    """RGB (N, 3, H, W) or (3, H, W), 0–1, as arrays (H, W, 3) of uint8."""
+    images_N3HW = with_unit_range(images).detach()
+    pixels_NHW3 = (images_N3HW.float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return list(np.ascontiguousarray(pixels_NHW3))
+
+
+def faults_of(table: pd.DataFrame) -> str:
     faults = [f"{row.image} {row.fault}" for row in table.itertuples() if row.fault]
     return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
@@ -227,7 +262,7 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
 
 
 def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
-    """As `score_all`, to four decimals and into a CSV; scoring that was killed goes on behind the last whole group of images.
+    """As `score_all`, to four decimals and into a CSV; scoring that was killed resumes after the last whole group of images.
 
     What is scored is noted in a hidden file beside ``csv``, under the fingerprint of model, images and their order.
 
@@ -249,7 +284,7 @@ def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
                 rows.append(row)
     table = _table(rows).round(4)
     paths.write_atomically(csv, to_csv(table))
-    notes.unlink()
+    notes.unlink(missing_ok=True)  # by another that writes the same
     return table
 
 
@@ -258,7 +293,7 @@ def _fingerprint(scorer: Scorer, files: list[Path]) -> str:
     for name, tensor in scorer.model.state_dict().items():
         content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     for file in files:
-        stat = file.stat() if file.exists() else None
+        stat = file.stat() if os.path.exists(file) else None
         content.update(repr((str(file), stat and (stat.st_size, stat.st_mtime_ns))).encode())
     return content.hexdigest()
 
@@ -301,7 +336,7 @@ def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[
     """Name, score and fault of each image."""
     size, cuts, owners, rows = scorer.settings.crop_size, [], [], []
     for place, (number, source) in enumerate(group):
-        name, fault = str(source) if isinstance(source, str | Path) else number, ""
+        name, fault = paths.printable(source) if isinstance(source, str | Path) else number, ""
         try:
             pixels_HWC = read_image(_as_image(source), WorkingSize.of_settings(scorer.settings))
         except ImageError as error:
@@ -318,12 +353,9 @@ def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[
 
 
 def _score_cuts(scorer: Scorer, cuts: list[np.ndarray]) -> np.ndarray:
-    scores = [np.zeros(0)]
     with torch.inference_mode():
-        for start in range(0, len(cuts), EVALUATION_BATCH):
-            crops_BCHW = torch.from_numpy(np.stack(cuts[start : start + EVALUATION_BATCH])).permute(0, 3, 1, 2)
-            scores.append(scorer.score_crops(crops_BCHW).double().cpu().numpy())
-    return np.concatenate(scores)
+        scores = [scorer.score_crops(crops_BCHW).cpu().double().numpy() for crops_BCHW in batched(cuts)]
+    return np.concatenate([np.zeros(0), *scores])
 
 
 def _as_image(source: Source) -> str | Path | Image.Image:
@@ -337,83 +369,16 @@ def _as_image(source: Source) -> str | Path | Image.Image:
         ) from None
 
 
-# --- among other metrics ----------------------------------------------------------------------------------
+ROUNDING = 0.5 / 255  # beyond 0 and 1: less than half a step of 8 bits
 
 
-class Metric(nn.Module):
-    """The model as one of pyiqa's metrics, and with the methods of torchmetrics.
-
-        metric = Metric()
-        metric("photo.jpg"), metric(batch_N3HW)        # (N,) scores, 0–100
-        metric.update(batch_N3HW); metric.compute()    # mean over all that was seen since `reset`
-
-    Tensors that require a gradient get one: ``-metric(images).mean()`` is a loss. Their pixels are still rounded to 8
-    bits, straight through, and reduced by torch in place of Pillow, which moves scores by hundredths of a point.
-
-    Args:
-        model: as `load_scorer`.
-    """
-
-    lower_better = False
-
-    def __init__(self, model: str | Path | Scorer | None = None):
-        super().__init__()
-        scorer = load_scorer(model)
-        self.model = copy.deepcopy(scorer.model).requires_grad_(False)
-        self.scorer = scorer._replace(model=self.model)
-        self.reset()
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(False)  # a metric does not learn
-
-    def forward(self, images: Tensor | Source | Iterable[Source]) -> Tensor:
-        """Scores (N,), float32, 0–100.
-
-        Args:
-            images: RGB (N, 3, H, W) or (3, H, W), 0–1; or as `score`, of which every one must be readable.
-
-        Raises:
-            DataError: a tensor of another shape or range; an image that cannot be read.
-        """
-        if not isinstance(images, Tensor):
-            table, _ = _score_any(images, self.scorer)
-            if faults := _faults(table):
-                raise DataError(faults)
-            return torch.tensor(table["score"].to_numpy(np.float32))
-        images_N3HW = images[None] if images.ndim == 3 else images
-        _require_unit_range(images_N3HW)
-        if images.requires_grad and torch.is_grad_enabled():
-            return self._differentiable(images_N3HW)
-        pixels_NHW3 = (images_N3HW.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        table = score_all(self.scorer, list(np.ascontiguousarray(pixels_NHW3)), total=1)
-        return torch.tensor(table["score"].to_numpy(np.float32), device=images.device)
-
-    def _differentiable(self, images_N3HW: Tensor) -> Tensor:
-        size = self.scorer.settings.crop_size
-        wanted = WorkingSize.of_settings(self.scorer.settings).of(*images_N3HW.shape[-2:])
-        pixels = images_N3HW * 255
-        if pixels.shape[-2:] != wanted:
-            pixels = F.interpolate(pixels, wanted, mode="bicubic", antialias=True).clamp(0, 255)
-        pixels = pixels + (pixels.round() - pixels).detach()
-        scores = [self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)]
-        return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
-
-    def update(self, images: Tensor | Source | Iterable[Source]) -> None:
-        scores_N = self(images).detach().double()
-        self._sum, self._seen = self._sum + scores_N.sum().item(), self._seen + len(scores_N)
-
-    def compute(self) -> Tensor:
-        """Mean score of all images since `reset`; NaN where there was none."""
-        return torch.tensor(self._sum / self._seen if self._seen else float("nan"))
-
-    def reset(self) -> None:
-        self._sum, self._seen = 0.0, 0
-
-
-def _require_unit_range(images_N3HW: Tensor) -> None:
+def with_unit_range(images: Tensor) -> Tensor:
+    """(N, 3, H, W) of images (N, 3, H, W) or (3, H, W); others are refused."""
+    images_N3HW = images[None] if images.ndim == 3 else images
     shape, kind = tuple(images_N3HW.shape), images_N3HW.dtype
     if len(shape) != 4 or shape[1] != 3 or not images_N3HW.is_floating_point():
         raise DataError(f"Expected RGB images of shape (N, 3, H, W) and floating point, 0–1; got {kind} {shape}.")
-    if not ((images_N3HW >= 0) & (images_N3HW <= 1)).all():
+    if not ((images_N3HW >= -ROUNDING) & (images_N3HW <= 1 + ROUNDING)).all():
         low, high = images_N3HW.aminmax()
-        raise DataError(f"Expected values of 0–1; got {low:.3g} to {high:.3g}. Divide 8-bit pixels by 255.")
+        raise DataError(f"Expected values of 0–1; got {low:.6g} to {high:.6g}. Divide 8-bit pixels by 255.")
+    return images_N3HW

@@ -4,8 +4,6 @@ Every function takes a run's settings and model (``run.settings``, ``run.load_mo
 ExplainError where the model has no attention. Shape suffixes: S stages (4), N crops.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from functools import partial
@@ -24,7 +22,8 @@ from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
 from iqa_lib.study import statistics
 from iqa_lib.study.experiments import paper
-from iqa_lib.training.evaluate import ALPHAS, predict, predict_crops, stage_batches
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.predictor import ALPHAS, Predictor
 
 NEARLY_ALL = 0.9  # more weight than this on one stage
 
@@ -47,7 +46,7 @@ def stage_weights(settings: RunSettings, model: BlindIQA, images: ImageSet, rows
     """Stage weights of every crop of these images: ``row`` of the image table and ``ALPHAS``."""
     require_attention(model)
     crops = grid_crops(images, rows, settings.crop_size)
-    return predict_crops(settings, model, images, crops, "stage weights")[["row", *ALPHAS]]
+    return Predictor(settings, model).predict(images, crops, "stage weights")[["row", *ALPHAS]]
 
 
 def untrained_control(
@@ -92,7 +91,7 @@ def score_with_other_weights(
     }
     crops, done, scores = grid_crops(images, rows, settings.crop_size), 0, {way: [] for way in ways}
     with torch.inference_mode():
-        for pooled in stage_batches(settings, model, images, crops, "scores with other weights"):
+        for pooled in Predictor(settings, model).stage_batches(images, crops, "scores with other weights"):
             part = slice(done, done := done + len(pooled.cells[0]))
             for way, alpha_NS in ways.items():
                 alpha_BS = torch.tensor(alpha_NS[part]).to(pooled.cells[0])

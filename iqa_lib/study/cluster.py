@@ -4,8 +4,6 @@ The cluster is the one that RAY_ADDRESS names, else this machine. Runs come back
 not the cluster's machines share its disk; the dataset must lie where this machine has it, and be the same.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterable
@@ -18,20 +16,16 @@ from iqa_lib.progress import Progress
 from iqa_lib.study import experiments
 from iqa_lib.training.runs import STATE, Run, claimed
 
-RETRIES = 3  # of a run whose machine was lost; it goes on from its last epoch where the store is shared
+RETRIES = 3  # of a run whose machine was lost; it resumes after its last epoch where the store is shared
 
 
 def train_on_ray(settings: Profile, names: Iterable[str], only: Iterable[str] | None = None) -> None:
-    """Train what these experiments lack; a run that several share is trained once.
+    """Train what these experiments lack, a run that several share once; ``only`` as for `experiments.variants`.
 
-    Args:
-        only: as for `experiments.variants`.
-
-    Raises:
-        RunError: Ray is not installed or its cluster out of reach; or runs failed, all of them named, after the
-            others were trained.
+    Raises RunError: Ray is not installed, its cluster does not answer, or runs failed: all named, after the others
+    were trained.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home unless asked for
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage report unless the user asks for it
     try:
         import ray
     except ImportError:
@@ -104,4 +98,4 @@ def _store(run: Run, files: dict[str, bytes]) -> None:
             # result.json last: it makes the run complete.
             for name in sorted(files, key=lambda name: name == "result.json"):
                 paths.write_atomically(run.folder / name, files[name])
-        (run.folder / STATE).unlink(missing_ok=True)  # of a training broken off here
+        (run.folder / STATE).unlink(missing_ok=True)  # of a training that was interrupted here

@@ -3,8 +3,6 @@
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import resource
@@ -31,12 +29,12 @@ from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import RunError
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
-from iqa_lib.profile import Profile
+from iqa_lib.profile import Profile, ScoringSettings
 from iqa_lib.progress import Progress
 from iqa_lib.study import experiments, statistics
 from iqa_lib.study.plan import FORWARD_AND_BACKWARD, size_of
-from iqa_lib.training.evaluate import stages_of
 from iqa_lib.training.graphs import WORTH_IT
+from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
@@ -120,8 +118,8 @@ def uncertainty(times: list[float]) -> float:
 def _seconds(call: Callable[[], object]) -> float:
     started = clock()
     call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return clock() - started
 
 
@@ -137,9 +135,8 @@ def emulated_first(
 ) -> dict:
     """``measure`` of all jobs, by job and in their order; bf16 that this machine emulates has a share of the seconds.
 
-    Args:
-        of_bf16: whether a job's name is one of bf16.
-        measure: gets jobs, a `Budget`, and whether they are emulated and therefore to be measured only briefly.
+    ``of_bf16`` says whether a job's name is one of bf16; ``measure`` gets jobs, a `Budget`, and whether they are
+    emulated and so to be measured only briefly.
     """
     slow = {name: job for name, job in jobs.items() if _bf16_is_emulated() and of_bf16(name)}
     found = {}
@@ -237,7 +234,7 @@ def _random(settings: Profile) -> BlindIQA:
 
 def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[str, Callable]]:
     """Name and function (crops to scores) of each way to run a model."""
-    as_settings = {p: settings.model_copy(update={"precision": p}) for p in ("float32", "bf16")}
+    as_settings = {p: ScoringSettings(crop_size=settings.crop_size, precision=p) for p in ("float32", "bf16")}
     for precision, wanted in as_settings.items():
         yield precision, _scorer(wanted, model)
     if not full:
@@ -266,8 +263,8 @@ def _noise(batch: int, size: int) -> Tensor:
     return torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
 
 
-def _scorer(settings: Profile, model: BlindIQA) -> Callable[[Tensor], Tensor]:
-    return torch.inference_mode()(lambda crops_BCHW: model.score_stages(stages_of(settings, model, crops_BCHW)))
+def _scorer(settings: ScoringSettings, model: BlindIQA) -> Callable[[Tensor], Tensor]:
+    return torch.inference_mode()(Predictor(settings, model).score_crops)
 
 
 # --- memory and time per batch size -----------------------------------------------------------------------
@@ -278,10 +275,8 @@ def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
 
     Each model works in a process of its own, from small to large batches, so that the peak is that of the batch;
     a batch that does not fit ends the column. Memory is what the process takes (on a GPU: what torch allocates)
-    beyond the model itself; beside the rate, its share of this machine's rate of multiplying large matrices.
-
-    Raises:
-        RunError: a process was killed, as it is where batches do not fit into a machine without a GPU.
+    beyond the model itself; beside the rate, its share of this machine's rate of multiplying large matrices. RunError
+    where a process was killed, as it is where the memory of a CPU is too small.
     """
     rows = []
     jobs = [(label, s, work) for label, s in models(settings).items() for work in ("scoring", "training")]

@@ -3,15 +3,13 @@
 The notebooks take the same steps one by one, where a reader can change them.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from iqa_lib.data.images import load_images
 from iqa_lib.errors import RunError
 from iqa_lib.study import experiments, figures, tables
 from iqa_lib.study.experiments import EXPERIMENTS
-from iqa_lib.study.page import CAPTIONS, Page
+from iqa_lib.study.page import Page
 from iqa_lib.study.published import published_methods
 from iqa_lib.study.statistics import compare_scores, count_verdicts, judge
 
@@ -54,11 +52,8 @@ def _show(page: Page, name: str) -> pd.DataFrame:
             page.show(tables.epochs_beside_paper(run), "training_log")
             page.show(tables.hyper_parameters(settings), "hyper_parameters")
         case "protocol":
-            images = load_images(settings)
-            whole = experiments.crops_are_whole_images(settings, images)
-            remark = "; every crop is the whole image, so random ones change nothing here" * whole
             (of_profile,) = runs.values()
-            page.show(tables.protocols(settings, of_profile, images), "protocols", CAPTIONS["protocols"] + remark)
+            page.show(tables.protocols(settings, of_profile, load_images(settings)), "protocols")
         case "main":
             name = "sota"
             methods, reasons = published_methods(settings, load_images(settings))

@@ -3,8 +3,6 @@
 A variant's run is trained once for every seed of the profile, whichever experiments share it.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib.resources
@@ -29,23 +27,15 @@ Runs = dict[str, list[StoredRun]]  # a variant's runs, one per seed, by its labe
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of an experiment.
-
-    Attributes:
-        changes: to the profile.
-        role: its part in the experiment; a baseline is what others are compared with, and trained with
-            ``baseline_seeds``.
-        factor: by which a number is multiplied, where that is what is varied.
-        paper: its row in the paper's table, where it has one.
-        published: the paper's numbers for it, by the name of our column.
-    """
+    """One configuration of an experiment."""
 
     label: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)  # to the profile
+    # A baseline is what others are compared with; it is trained with ``baseline_seeds``, too.
     role: Literal["baseline", "step", "control"] = "step"
-    factor: float | None = None
-    paper: str | None = None
-    published: dict[str, float] = field(default_factory=dict)
+    factor: float | None = None  # by which a number is multiplied, where that is what is varied
+    paper: str | None = None  # its row in the paper's table
+    published: dict[str, float] = field(default_factory=dict)  # the paper's numbers for it, by the name of our column
     seeds: tuple[int, ...] | None = None  # None: those of the profile
 
 
@@ -259,13 +249,9 @@ EXPERIMENTS = {
 
 
 def variants(settings: Profile, experiment: str, only: Iterable[str] | None = None) -> list[Variant]:
-    """The configurations of one of ``EXPERIMENTS`` under this profile.
+    """The configurations of one of ``EXPERIMENTS`` under this profile, or ``only`` those with these labels.
 
-    Args:
-        only: labels of those wanted; all where None.
-
-    Raises:
-        ProfileError: no such experiment, or no such label in it.
+    Raises ProfileError: no such experiment, or no such label in it.
     """
     if experiment not in EXPERIMENTS:
         near = difflib.get_close_matches(experiment, EXPERIMENTS, n=1)
@@ -304,11 +290,7 @@ def wanted_runs(settings: Profile, variants: Iterable[Variant]) -> Iterator[tupl
 
 
 def train_all(settings: Profile, variants: Sequence[Variant], train_missing: bool = True) -> Runs:
-    """The runs of these variants by label: read from the store, or trained where they are missing.
-
-    Args:
-        train_missing: False: leave out what is not in the store.
-    """
+    """The runs of these variants by label: from the store; what is missing there is trained, or left out."""
     from iqa_lib.training.train import train
 
     found: dict[str, list[Run]] = {}

@@ -4,8 +4,6 @@ What fills one panel takes the Axes to draw on (``ax``), or makes a figure of it
 of panels returns its Figure. `figures_inside` draws stage weights and maps.
 """
 
-from __future__ import annotations
-
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -250,11 +248,9 @@ def interval_dots(
 
 
 def bars_of_variants(table: pd.DataFrame, runs: Mapping[str, Sequence] | None = None, ax: Axes | None = None) -> Axes:
-    """Mean SRCC of each variant with its 95 % interval, a dash for every seed, the paper's value.
+    """Mean SRCC of each variant (`statistics.compare_scores`) with its 95 % interval, and the paper's value.
 
-    Args:
-        table: `statistics.compare_scores`.
-        runs: the variants' runs, or their SRCC, one a seed.
+    ``runs``: the variants' runs, or their SRCC, one a seed: a dash each.
     """
     ax = axes_or_new(ax, COLUMN, 0.34 * len(table) + 1.15)
     place = np.arange(len(table))[::-1]

@@ -1,7 +1,5 @@
 """Figures of what a model does inside: stage weights, activation maps, local quality. The rules are `figures`'."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path
@@ -217,13 +215,14 @@ def save_maps(scorer: Scorer, table: pd.DataFrame, folder: Path) -> None:
     that maps of several images compare.
     """
     scored = table[table["fault"] == ""]
-    common = os.path.commonpath([Path(name).absolute().parent for name in scored["image"]] or ["."])
+    common = os.path.commonpath([paths.named(name).absolute().parent for name in scored["image"]] or ["."])
     for row in Progress(list(scored.itertuples()), desc="quality maps"):
-        below = Path(row.image).absolute().relative_to(common)
+        file = paths.named(row.image)
+        below = file.absolute().relative_to(common)
         with quiet_pillow():
-            image_HWC = read_image(Path(row.image), WorkingSize.of_settings(scorer.settings))
+            image_HWC = read_image(file, WorkingSize.of_settings(scorer.settings))
         figure, (left, right) = panels(2, 2, 4.5, 3.6)
-        photograph(image_HWC, f"{below}: {row.score:.1f}", left)
+        photograph(image_HWC, f"{paths.printable(below)}: {row.score:.1f}", left)
         quality_over(image_HWC, maps.quality_map(scorer.settings, scorer.model, image_HWC), right, vmin=0, vmax=100)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=150)

@@ -6,10 +6,7 @@ HyperIQA with any backbone. An image is cut into square crops as for scoring, so
 Shape suffixes: B batch, C channels, H height, W width, K side of a square, L layers, S stages (4).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +14,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from torch import Tensor
 
 from iqa_lib.data.crops import grid, grid_crops
 from iqa_lib.data.distortions import distort
@@ -26,9 +22,9 @@ from iqa_lib.errors import ExplainError
 from iqa_lib.models.backbones import STRIDES
 from iqa_lib.models.hypernet import pool_stages
 from iqa_lib.models.smart_iqa import BlindIQA
-from iqa_lib.profile import RunSettings
+from iqa_lib.profile import ScoringSettings
 from iqa_lib.progress import Progress
-from iqa_lib.training.evaluate import ALPHAS, EVALUATION_BATCH, maps_of
+from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, batched
 
 Corner = tuple[int, int]  # top, left in px
 
@@ -41,57 +37,55 @@ class Examination(NamedTuple):
     activation_SHW: np.ndarray  # mean absolute activation of each stage, at image coordinates
 
 
-def examine(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Examination:
+def examine(settings: ScoringSettings, model: BlindIQA, image_HWC: np.ndarray) -> Examination:
     """Score, stage weights and activation maps (paper, Appendix D) from one pass of the backbone.
 
     Crops overlap; where they do, a map is the mean of theirs, weighted by the distance from a crop's side.
 
     Args:
-        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``; `decode.decode` reads files so.
-
-    Raises:
-        ExplainError: the image is of another type or too small.
+        image_HWC: uint8 RGB, no side shorter than ``settings.crop_size``, else ExplainError; `decode.decode` reads
+            files in that form.
     """
     size = settings.crop_size
     shape = _checked_shape(image_HWC, size)
     # Overlap by half leaves room to blend without a crop's sides, where padding shows.
     scored, blended = grid(*shape, size), _overlapping_grid(*shape, size, size - size // 2)
-    corners, tables = list(dict.fromkeys(scored + blended)), []
+    corners, read = list(dict.fromkeys(scored + blended)), []
+    predictor = Predictor(settings, model)
 
     def activations() -> Iterator[np.ndarray]:
         """Of each crop (S, K, K): the mean over channels, bilinear from cells to the pixels they cover."""
-        for maps, table in _passes(settings, model, (image_HWC[_square(corner, size)] for corner in corners)):
-            tables.append(table)
-            means = (m.float().abs().mean(dim=1, keepdim=True) for m in maps)
-            yield from torch.cat([F.interpolate(m, (size, size), mode="bilinear") for m in means], 1).cpu().numpy()
+        model.eval()
+        for crops_BCKK in batched(image_HWC[_square(corner, size)] for corner in corners):
+            with torch.inference_mode():
+                maps = predictor.maps(crops_BCKK)
+                read.append(pool_stages(maps).float())
+                means = (m.float().abs().mean(dim=1, keepdim=True) for m in maps)
+                layers = [F.interpolate(m, (size, size), mode="bilinear") for m in means]
+            yield from torch.cat(layers, 1).cpu().numpy()
 
     squares = ((corner, seen) for corner, seen in zip(corners, activations(), strict=True) if corner in blended)
     activation_SHW = _blend(squares, size, shape, layers=len(STRIDES), margin=STRIDES[-1] // 2)
-    crops = pd.DataFrame(corners, columns=["top", "left"]).join(pd.concat(tables, ignore_index=True))
-    crops = crops.iloc[: len(scored)]
+    crops = _beside(corners, predictor.table(read)).iloc[: len(scored)]
     return Examination(float(crops["score"].mean()), crops, activation_SHW)
 
 
 def score_crops(
-    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner] | None = None
+    settings: ScoringSettings, model: BlindIQA, image_HWC: np.ndarray, corners: list[Corner] | None = None
 ) -> pd.DataFrame:
     """One row per crop: top, left (px), score (0–100) and, with attention, the stage weights ``ALPHAS``.
 
-    Args:
-        corners: of the crops; by default the grid whose mean score is the image's.
-
-    Raises:
-        ExplainError: as `examine`.
+    ``corners`` of the crops: by default the grid whose mean score is the image's. ExplainError as `examine`.
     """
     size = settings.crop_size
     shape = _checked_shape(image_HWC, size)
     corners = corners or grid(*shape, size)
     crops = (image_HWC[_square(corner, size)] for corner in corners)
-    return pd.DataFrame(corners, columns=["top", "left"]).join(_table(settings, model, crops))
+    return _beside(corners, _table(settings, model, crops))
 
 
 def quality_map(
-    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, stride: int = 32, window: int = 96
+    settings: ScoringSettings, model: BlindIQA, image_HWC: np.ndarray, stride: int = 32, window: int = 96
 ) -> np.ndarray:
     """Local quality (H, W), 0–100: scores of small overlapping crops, placed back.
 
@@ -102,9 +96,6 @@ def quality_map(
         stride: largest step between crops in px; half the step costs four times the crops.
         window: side of the crops in px, up to ``settings.crop_size``: smaller finds smaller faults. A backbone
             of fixed input size sees them mirrored to that size, at the cost of whole crops.
-
-    Raises:
-        ExplainError: as `examine`, or the stride leaves gaps.
     """
     shape = _checked_shape(image_HWC, settings.crop_size)
     window = min(window, settings.crop_size)
@@ -112,12 +103,12 @@ def quality_map(
     missing = (model.backbone.input_size or window) - window
     mirrored = ((0, missing), (0, missing), (0, 0))
     crops = (np.pad(image_HWC[_square(corner, window)], mirrored, mode="symmetric") for corner in corners)
-    scores = _table(settings, model, crops)["score"]
+    scores = _table(settings, model, crops)["prediction"]
     return _blend(zip(corners, scores, strict=True), window, shape)[0]
 
 
 def occlusion(
-    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, patch: int = 144, stride: int | None = None
+    settings: ScoringSettings, model: BlindIQA, image_HWC: np.ndarray, patch: int = 144, stride: int | None = None
 ) -> np.ndarray:
     """What each part adds to the score (H, W), in points: how far the score falls when the part is blurred.
 
@@ -128,9 +119,6 @@ def occlusion(
     Args:
         patch: side of the blurred square in px, or the image's short side if that is less.
         stride: largest step between patches in px; half a patch by default.
-
-    Raises:
-        ExplainError: as `examine`, or the stride leaves gaps.
     """
     size = settings.crop_size
     shape = _checked_shape(image_HWC, size)
@@ -150,7 +138,7 @@ def occlusion(
         changed[there] = blurred[there]
         return changed[_square((crop.top, crop.left), size)]
 
-    scores = _table(settings, model, (blurred_crop(*job) for job in jobs))["score"]
+    scores = _table(settings, model, (blurred_crop(*job) for job in jobs))["prediction"]
     fall = dict.fromkeys(patches, 0.0)
     for (crop, place), score in zip(jobs, scores, strict=True):
         fall[place] += (crop.score - score) / len(crops)
@@ -158,7 +146,7 @@ def occlusion(
 
 
 def under_distortion(
-    settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, name: str
+    settings: ScoringSettings, model: BlindIQA, image_HWC: np.ndarray, name: str
 ) -> list[tuple[np.ndarray, Examination]]:
     """The image itself and under the five levels of a KADID-10k distortion, each with its examination."""
     shown = [image_HWC, *(distort(image_HWC, name, level) for level in range(1, 6))]
@@ -167,23 +155,24 @@ def under_distortion(
 
 def spoil_quarter(image_HWC: np.ndarray, name: str, level: int, quarter: int = 3, seed: int = 0) -> np.ndarray:
     """The image with a KADID-10k distortion in one quarter: 0 upper left, 1 upper right, 2 and 3 below them."""
-    spoilt, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
+    changed, (height, width) = image_HWC.copy(), image_HWC.shape[:2]
     rows = slice(0, height // 2) if quarter < 2 else slice(height // 2, height)
     columns = slice(0, width // 2) if quarter % 2 == 0 else slice(width // 2, width)
-    spoilt[rows, columns] = distort(image_HWC, name, level, seed)[rows, columns]
-    return spoilt
+    changed[rows, columns] = distort(image_HWC, name, level, seed)[rows, columns]
+    return changed
 
 
-def stage_statistics(settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
+def stage_statistics(settings: ScoringSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray) -> pd.DataFrame:
     """Per image and stage: ``activation`` (its mean) and ``unevenness`` (its SD over places / its mean).
 
     Activation is the mean absolute value over channels (paper, Appendix D); columns ``row``, ``stage`` 1–4.
     """
     crops, tables = grid_crops(images, rows, settings.crop_size), []
     model.eval()
-    for part in Progress(list(_batches(crops)), desc="stage statistics"):
+    parts = [crops[start : start + EVALUATION_BATCH] for start in range(0, len(crops), EVALUATION_BATCH)]
+    for part in Progress(parts, desc="stage statistics"):
         with torch.inference_mode():
-            maps = maps_of(settings, model, images.crops(part, settings.crop_size))
+            maps = Predictor(settings, model).maps(images.crops(part, settings.crop_size))
         for stage, activation_BN in enumerate((m.float().abs().mean(dim=1).flatten(1) for m in maps), 1):
             mean_B = activation_BN.mean(dim=1)
             uneven_B = activation_BN.std(dim=1, correction=0) / mean_B.clamp_min(1e-12)
@@ -206,29 +195,14 @@ def _checked_shape(image_HWC: np.ndarray, crop_size: int) -> tuple[int, int]:
     return shape[:2]
 
 
-def _passes(
-    settings: RunSettings, model: BlindIQA, crops: Iterable[np.ndarray]
-) -> Iterator[tuple[list[Tensor], pd.DataFrame]]:
-    """For each batch of crops: their feature maps, and a table of ``score`` and, with attention, ALPHAS."""
-    model.eval()
-    for part in _batches(crops):
-        with torch.inference_mode():
-            maps = maps_of(settings, model, torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2))
-            score_B = model.score_stages(pool_stages(maps).float())
-        table = pd.DataFrame({"score": score_B.double().cpu().numpy()})
-        if model.last_attention_weights is not None:
-            table[ALPHAS] = model.last_attention_weights.double().cpu().numpy()
-        yield maps, table
+def _table(settings: ScoringSettings, model: BlindIQA, crops: Iterable[np.ndarray]) -> pd.DataFrame:
+    predictor = Predictor(settings, model)
+    return predictor.table(map(predictor.stages, batched(crops)))
 
 
-def _table(settings: RunSettings, model: BlindIQA, crops: Iterable[np.ndarray]) -> pd.DataFrame:
-    return pd.concat([table for _, table in _passes(settings, model, crops)], ignore_index=True)
-
-
-def _batches(items: Iterable) -> Iterator[list]:
-    waiting = iter(items)
-    while part := list(islice(waiting, EVALUATION_BATCH)):
-        yield part
+def _beside(corners: list[Corner], table: pd.DataFrame) -> pd.DataFrame:
+    places = pd.DataFrame(corners, columns=["top", "left"])
+    return places.join(table.rename(columns={"prediction": "score"}))
 
 
 def _square(corner: Corner, size: int) -> tuple[slice, slice]:

@@ -1,7 +1,5 @@
 """What a notebook leaves behind: figures, tables and one result file that the runner and the report read."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -64,11 +62,9 @@ CAPTIONS = {
 
 
 class Page:
-    """One notebook's figures, tables, runs and result, and the files that the runner and the report read.
+    """The figures, tables, runs and result of a notebook such as ``02_ablation``, as files for runner and report.
 
-    Args:
-        notebook: its name, such as ``02_ablation``.
-        about: what a caption must say of the numbers; None: `about_numbers`.
+    ``about``: what a caption must say of the numbers; None: `about_numbers`.
     """
 
     def __init__(self, settings: Profile, notebook: str, about: str | None = None):

@@ -1,7 +1,5 @@
 """What a study would cost, before any of it is trained."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 
@@ -61,7 +59,7 @@ def plan(settings: Profile, names: list[str], only: list[str] | None = None) -> 
 
 
 def _cost(wanted: Profile, images_of: Callable[[DataSettings], ImageSet]) -> tuple[int, float, str]:
-    """Of one run, whatever its seed: parameters, hours, and the data's fingerprint, empty where they are absent."""
+    """Of one run with any seed: parameters, hours, and the data's fingerprint, empty where they are absent."""
     try:
         images = images_of(wanted.data)
         trained_on, fingerprint = len(images.rows("train")), images.fingerprint

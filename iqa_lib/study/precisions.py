@@ -1,7 +1,5 @@
 """What a lower precision costs in accuracy, and what it gains in time: a trained run in float32, bf16 and INT8."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 
@@ -13,10 +11,10 @@ from iqa_lib.data.crops import grid_crops
 from iqa_lib.data.images import ImageSet
 from iqa_lib.models.export import OnnxScorer
 from iqa_lib.models.smart_iqa import BlindIQA
-from iqa_lib.profile import Profile
+from iqa_lib.profile import Profile, ScoringSettings
 from iqa_lib.study import complexity
 from iqa_lib.study.complexity import FLOAT_ONNX, INT8_ONNX, Budget, emulated_first, onnx_scorers
-from iqa_lib.training.evaluate import EVALUATION_BATCH, Crop, predict_crops
+from iqa_lib.training.predictor import EVALUATION_BATCH, Crop, Predictor
 from iqa_lib.training.runs import Run
 
 CALIBRATION_CROPS = 32  # training crops that INT8's ranges are measured on
@@ -38,8 +36,10 @@ def compare(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
     """
     rows = np.random.default_rng(0).permutation(images.rows("test"))
     model, size = run.load_model(), settings.crop_size
-    whole = run.settings.model_copy(update={"freeze_backbone": False})  # no cached features: all is computed
-    engines = {p: _by_torch(whole.model_copy(update={"precision": p}), model, images) for p in ("float32", "bf16")}
+    # Not with the run's own settings: of a frozen backbone features would be cached, here all is computed.
+    common = {"crop_size": size, "compile": run.settings.compile}
+    as_settings = {p: ScoringSettings(**common, precision=p) for p in ("float32", "bf16")}
+    engines = {precision: _by_torch(wanted, model, images) for precision, wanted in as_settings.items()}
     onnx = onnx_scorers(model, size, _calibration(settings, images), ONNX_BATCH)
     engines |= {name: _by_onnx(scorer, images, size) for name, scorer in onnx.items()}
     seconds = settings.measuring_seconds * complexity.SHARES["precisions"]
@@ -48,8 +48,8 @@ def compare(settings: Profile, run: Run, images: ImageSet) -> pd.DataFrame:
     return _precision_table(scored, images.scores(rows))
 
 
-def _by_torch(settings: Profile, model: BlindIQA, images: ImageSet) -> Engine:
-    return lambda crops: predict_crops(settings, model, images, crops, "")["prediction"].to_numpy()
+def _by_torch(settings: ScoringSettings, model: BlindIQA, images: ImageSet) -> Engine:
+    return lambda crops: Predictor(settings, model).predict(images, crops, "")["prediction"].to_numpy()
 
 
 def _by_onnx(scorer: OnnxScorer, images: ImageSet, size: int) -> Engine:

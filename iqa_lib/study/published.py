@@ -1,10 +1,8 @@
 """Published no-reference metrics, as pyiqa ships them, scored on the same test images as our runs.
 
 pyiqa is an optional extra (``pip install -e '.[compare]'``). Its licence, PolyForm Noncommercial, and those of
-the weights that it fetches bind whoever installs it.
+the weights that it fetches apply to those who install it.
 """
-
-from __future__ import annotations
 
 import hashlib
 import importlib.metadata
@@ -39,9 +37,7 @@ def published_methods(settings: Profile, images: ImageSet) -> tuple[dict[str, Pu
     """The profile's ``compare_methods``, scored once and then read from the store.
 
     Whole images are scored at the profile's working size, one by one: every method sees the pixels that ours see.
-
-    Returns:
-        Those that could be scored, by name; and why each of the others could not.
+    Returns those that could be scored, by name; and why each of the others could not.
     """
     scored, reasons = {}, {}
     for metric in settings.compare_methods:

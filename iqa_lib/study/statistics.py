@@ -62,8 +62,8 @@ class Difference:
     Attributes:
         of_units: its variance over resampled images, or references where there are ``groups``.
         of_runs: estimates of its variance over runs, each with its degrees of freedom: from these two methods' runs,
-            and from all of the experiment. The one that makes the wider interval counts: three runs that happen to
-            agree would else promise too much.
+            and from all of the experiment. The one that makes the wider interval counts: three runs may agree by
+            chance.
         seeds: runs of each method.
         same_models: the two are one set of trained models that scored in two ways.
     """
@@ -111,7 +111,7 @@ class Difference:
         if math.isnan(self.value + self.of_units):
             return math.nan
         found = [
-            # Without an error, as between two models of one ranking, nothing is left to chance.
+            # Without an error, as between two models of one ranking, the difference is exact.
             2 * stats.t.sf(abs(self.value) / e, df) if e > ROUNDING else abs(self.value) <= ROUNDING
             for e, df in self.spreads()
         ]
@@ -171,14 +171,14 @@ def compare(
 
     The interval is Student's, around the sum of two variances: that of the mean difference over resampled images
     (both methods on the same resamples), and that over runs (`Difference.of_runs`), with Satterthwaite's degrees of
-    freedom. Runs are not paired: two models share no chance by sharing a seed.
+    freedom. Runs are not paired: two models with one seed are no more alike than with two.
 
     Args:
         a_SN, b_SN: predictions, (runs, images) or (images,); the two need not have equally many runs.
         groups: (N,) reference of each image, whole references are resampled; None: images are.
         statistic: as for `metrics.bootstrap`.
-        same_models: run i of ``a`` and run i of ``b`` are one trained model that scored in two ways. Then its
-            own luck cancels, and what varies from run to run is the difference.
+        same_models: run i of ``a`` and run i of ``b`` are one trained model that scored in two ways. What training
+            left to chance then cancels, and what varies from run to run is the difference.
         scatter: of runs, pooled over the experiment.
 
     Raises:
@@ -216,9 +216,9 @@ def compare(
 def _variances(values: list, resampled: list, units: int) -> tuple[float, tuple[float, int]]:
     """The difference's variance over images, and over runs with its degrees of freedom, 0 where runs are single.
 
-    Of two methods' runs, or of one set of differences. The spread of runs on one test set holds two things: runs that
-    are truly better or worse, and luck of a run with these very images. Resampling the images shows that luck again; to
-    count it once, what a method's runs differ by from resample to resample is taken out of the images' part.
+    Of two methods' runs, or of one set of differences. Runs on one test set differ for two reasons: some are better on
+    all images, and each is better on some images by chance. Resampling the images measures the second again; to count
+    it once, the variance of a method's runs from resample to resample is subtracted from the images' part.
     """
     # A bootstrap variance is that of n units around their own mean: (n − 1)/n too small.
     correction = units / (units - 1)
@@ -227,8 +227,8 @@ def _variances(values: list, resampled: list, units: int) -> tuple[float, tuple[
     for value_S, resampled_SR in zip(values, resampled, strict=True):
         runs = len(value_S)
         if runs > 1:
-            luck_SR = resampled_SR - resampled_SR.mean(axis=1, keepdims=True)
-            of_units -= luck_SR.var(axis=0, ddof=1).mean() * correction / runs
+            by_image_SR = resampled_SR - resampled_SR.mean(axis=1, keepdims=True)
+            of_units -= by_image_SR.var(axis=0, ddof=1).mean() * correction / runs
             of_runs += float(value_S.var(ddof=1) / runs)
             freedom += runs - 1
     return float(np.maximum(of_units, 0)), (of_runs, freedom)

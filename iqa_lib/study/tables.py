@@ -1,7 +1,5 @@
 """Tables: data frames ready to show and to save, the paper's numbers beside the measured ones."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -115,7 +113,7 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
     untrained = interval(lambda x, y: abs(metrics.srcc(x, y)), laplacian_variance(images, rows), test)
     lines.append(("variance of the Laplacian (no training)", "SRCC", *untrained))
     if set(VOTES) <= set(test):
-        raters = [metrics.raters_worth(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
+        raters = [metrics.equivalent_raters(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
         lines.insert(1, ("trained", "raters whose mean agrees as well", *raters))
     apart = ~crossing(images.table).to_numpy()[rows]
     if not apart.all():
@@ -130,9 +128,7 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
 def beside_cited(table: pd.DataFrame, pyiqas: dict[str, StoredRun], reasons: dict[str, str]) -> pd.DataFrame:
     """The methods measured here over those that the paper's Table I cites; a remark says which is which.
 
-    Args:
-        table: `statistics.compare_scores` of our runs and pyiqa's.
-        reasons: why methods of pyiqa could not be scored (`published.published_methods`).
+    ``table``: `statistics.compare_scores` of our runs and pyiqa's; ``reasons``: of `published.published_methods`.
     """
     cited = _cited()
     rows = {method: _plain(method) for method in table["variant"]} | {"SMART-IQA": "smartbase"}
@@ -183,6 +179,8 @@ def cross_dataset(settings: Profile, runs: Runs, others: list[Elsewhere]) -> pd.
 def protocols(settings: Profile, runs: list[Run], images: ImageSet) -> pd.DataFrame:
     """What the same weights give under each way of reporting, over the seeds' runs, which watched the test set."""
     of_runs = pd.concat([_ways_of_reporting(settings, run, images) for run in runs])
+    if experiments.crops_are_whole_images(settings, images):
+        of_runs["what is reported"] = of_runs["what is reported"].str.replace("crops", "crops (each the whole image)")
     table = of_runs.groupby("what is reported", sort=False, as_index=False).agg(
         n=("n", "first"),
         SRCC=("SRCC", "mean"),
@@ -209,14 +207,14 @@ def _ways_of_reporting(settings: Profile, run: Run, images: ImageSet, draws: int
     drawn = metrics.srcc(scored_NP.mean(1), score)
     half = scored_NP.shape[1] // 2
     halves = [metrics.srcc(rng.permuted(scored_NP, axis=1)[:, :half].mean(1), score) for _ in range(draws)]
-    luck = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
+    gain = np.quantile(halves, 1 - 1 / 20) - np.mean(halves)  # of the best of 20
     everywhere = metrics.srcc(test["prediction"], test["score"])
     here = metrics.srcc(test["prediction"].to_numpy()[few], score)
     reported = [
         ("epoch chosen on validation, grid of crops (honest)", len(test), everywhere, everywhere),
         ("epoch chosen on the test set", len(test), run.epochs["test_srcc"].max(), everywhere),
         ("20 random crops", number, drawn, here),
-        ("20 random crops, best of 20 draws", number, drawn + luck, here),
+        ("20 random crops, best of 20 draws", number, drawn + gain, here),
     ]
     table = pd.DataFrame(reported, columns=["what is reported", "n", "SRCC", "honest"])
     return table.assign(change=table["SRCC"] - table["honest"])

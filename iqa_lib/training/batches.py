@@ -1,7 +1,5 @@
 """Batches of training crops: cut from the images in every epoch, or cached features of a frozen backbone."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +10,7 @@ from iqa_lib.data.images import ImageSet, page_locked
 from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
-from iqa_lib.training.evaluate import Crop, crop_features, stages_from_cache, stages_of
+from iqa_lib.training.predictor import Crop, Predictor
 
 CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's feature cache holds
 
@@ -20,13 +18,12 @@ CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's 
 class ImageBatches:
     """Batches of crops cut from the images, through the backbone in every epoch.
 
-    Attributes:
-        labels: the score of each crop, (N,).
-        names: the image that each crop is of.
+    ``labels`` (N,) are the crops' scores, ``names`` their images.
     """
 
     def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int):
-        self.settings, self.model, self.images, self.crops, self.epoch = settings, model, images, crops, epoch
+        self.settings, self.images, self.crops, self.epoch = settings, images, crops, epoch
+        self.predictor = Predictor(settings, model)
         rows = np.array([crop[0] for crop in crops])
         self.labels, self.names = images.scores(rows), images.table["image"].iloc[rows]
 
@@ -39,7 +36,7 @@ class ImageBatches:
         return [(self.settings.seed, self.epoch, i) for i in chosen]
 
     def stages(self, cut_BCHW: Tensor) -> PooledStages:
-        return stages_of(self.settings, self.model, cut_BCHW)
+        return self.predictor.stages(cut_BCHW)
 
 
 class FrozenBatches(ImageBatches):
@@ -51,7 +48,7 @@ class FrozenBatches(ImageBatches):
     def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray):
         crops = training_crops(settings, images, rows, np.random.default_rng(CACHED_EPOCHS))
         super().__init__(settings, model, images, crops, CACHED_EPOCHS)
-        self.features = crop_features(settings, model, images, crops, "training crops", settings.colour_jitter)
+        self.features = self.predictor.features(images, crops, "training crops", settings.colour_jitter)
 
     def read(self, chosen: np.ndarray) -> Tensor:
         return super().read(chosen) if self.features is None else page_locked(self.features[chosen])
@@ -61,7 +58,7 @@ class FrozenBatches(ImageBatches):
 
     def stages(self, data: Tensor) -> PooledStages:
         if self.features is not None:
-            return stages_from_cache(data, self.model)
+            return self.predictor.unpacked(data)
         with torch.no_grad():
             return super().stages(data).as_cached()
 

@@ -5,8 +5,6 @@ crop, ``crops.i64`` which crop that is. Both only grow, and both may be deleted 
 to `MOST_BYTES`: those not used for longest go first.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import hashlib
@@ -56,7 +54,7 @@ def cached(
         compute: numbers of crops (M,) to their features in that order, in batches (B, width) of float16.
 
     Returns:
-        None where the disk has no room or may not be written, which is said once: go on without.
+        None where the disk has no room or may not be written, which is printed once.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
     folder = paths.DATA / "cache" / f"features-{digest}"

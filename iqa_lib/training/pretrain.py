@@ -1,14 +1,12 @@
 """Pretrain a backbone of this project's own, from pictures and computed targets alone. Reads top to bottom.
 
-Two lessons at once, from the same degraded crop: the features of an ImageNet-trained EfficientNet-Lite, stage by
+Two tasks at once, from the same degraded crop: the features of an ImageNet-trained EfficientNet-Lite, stage by
 stage (distillation), and quality: a full-reference score, how severe the faults are, and of which kinds.
 
-A pretraining that dies goes on at the start of the epoch it died in; the same seed gives the same weights.
+An interrupted pretraining resumes at the start of its epoch; the same seed gives the same weights.
 
 Shape suffixes: B batch, C channels, H height, W width, K kinds of distortion.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -32,7 +30,7 @@ from iqa_lib.models.hybrid import HybridSwin
 from iqa_lib.models.tensors import read_without_running
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
-from iqa_lib.training.evaluate import ahead
+from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, claimed, environment
 from iqa_lib.training.train import save_state, train
 
@@ -43,17 +41,11 @@ LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.02
 HEAD = {"freeze_backbone": True, "epochs": 4, "train_crops": 1, "learning_rate_head": 1e-3}
-WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the lessons in the loss
+WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the terms of the loss
 
 
 class Lessons(nn.Module):
-    """A backbone and what reads its stages during pretraining only.
-
-    Args:
-        backbone: that learns.
-        teacher_channels: of the teacher's four stages.
-        kinds: how many kinds of distortion there are.
-    """
+    """The backbone that learns, and what reads its stages during pretraining only."""
 
     def __init__(self, backbone: Backbone, teacher_channels: list[int], kinds: int):
         super().__init__()
@@ -68,7 +60,7 @@ class Lessons(nn.Module):
     def forward(self, image_BCHW: Tensor, taught: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The teacher's maps as this backbone predicts them; logits (B, 2 + K) of score, severity and kinds.
 
-        ``taught`` are the teacher's maps: those of a hybrid's own convolutions, so it goes on from them.
+        ``taught`` are the teacher's maps: those of a hybrid's own convolutions, so it continues from them.
         """
         net = self.backbone.net
         maps = net.attend(taught) if isinstance(net, HybridSwin) else self.backbone(image_BCHW)
@@ -77,13 +69,9 @@ class Lessons(nn.Module):
 
 
 def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) -> dict[str, Path]:
-    """Build the training set, pretrain, and train a head on top; each step goes on where it was stopped.
+    """Build the training set, pretrain, and train a head on top; each step resumes where it was stopped.
 
-    Returns:
-        The two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
-
-    Raises:
-        DataError: listed pictures are missing.
+    Returns the two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
     """
     labels = build(paths.DATA / "pretraining", Path(pictures) if pictures else PACKAGES_FOLDER)
     weights = pretrain(backbone, labels, epochs, seed) / MODEL
@@ -96,11 +84,7 @@ def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) ->
 def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
     """The folder with the finished ``model.safetensors`` (float16); trained, or trained to its end, where absent.
 
-    Args:
-        labels: of the training set, made by `iqa_lib.data.pictures.build`.
-
-    Raises:
-        DataError: the training set is unusable.
+    ``labels``: of the training set, made by `iqa_lib.data.pictures.build`.
     """
     images = load_images(settings_for(backbone, labels))
     folder = paths.RUNS / "pretraining" / f"{backbone}-s{seed}-{epochs}-{images.fingerprint}"
@@ -185,7 +169,7 @@ def _halves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Targets:
-    """What is taught of each image: score and severity (0–1), and which of `kinds` of distortion it has."""
+    """The targets of each image: score and severity (0–1), and which of `kinds` of distortion it has."""
 
     def __init__(self, images: ImageSet):
         kinds = images.table["distortion"].str.split("+")
@@ -223,7 +207,7 @@ def _relative_error(ours_BCHW: Tensor, theirs_BCHW: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _validate(model: Lessons, teacher: Backbone, images: ImageSet) -> dict[str, float]:
-    """Agreement with the full-reference scores on pictures that are not trained on, from their centres."""
+    """Agreement with the full-reference scores on the centres of pictures that are not trained on."""
     rows = images.rows("val")
     centres = random_crops(images, rows, 1, CROP, np.random.default_rng(0), flip=False, random_place=False)
     parts = [images.crops(centres[start : start + BATCH], CROP) for start in range(0, len(rows), BATCH)]

@@ -1,9 +1,9 @@
-"""The run store: what a run is, where it lies, whether it is complete.
+"""The run store: what a run is, where it is stored, whether it is complete.
 
 ``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``, ``predictions.parquet``,
 the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, written last, ``result.json``: without
 it the run is not complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores
-lies there too, without a model (`iqa_lib.study.published`).
+is stored there too, without a model (`iqa_lib.study.published`).
 """
 
 from __future__ import annotations
@@ -45,13 +45,10 @@ LEASE = 60.0  # seconds without a sign of life after which a machine's claim to 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Work on a run alone, among all processes and machines that share its folder; whoever waits learns for whom.
+    """Work on a run alone, among all processes and machines that share its folder; prints which process it waits for.
 
-    A claim whose owner died counts no longer: at once on the same machine, after a minute on another.
-
-    Raises:
-        StorageError: the folder cannot be written.
-        RunError: this process gave no sign of life for so long that another could take the run over.
+    The claim of a dead process is void: at once on the same machine, after a minute on another. Raises StorageError,
+    and RunError where this process was halted for so long that another could take the run over.
     """
     claim = filelock.SoftFileLease(
         folder / ".claim",
@@ -73,7 +70,7 @@ def claimed(folder: Path) -> Iterator[None]:
         if claim.compromise:
             raise RunError(
                 f"{folder.name}: this process was halted, or cut off from its disk, for so long that another may have "
-                f"taken the run over. Start it again: it waits for the other, or goes on."
+                f"taken the run over. Start it again: it waits for the other, or resumes."
             ) from None
         raise
     finally:
@@ -81,7 +78,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 class StoredRun:
-    """A folder of the store with predictions and results, whoever made them."""
+    """A folder of the store with predictions and results, of a training or of a published method."""
 
     def __init__(self, folder: Path, config: dict):
         self.folder, self.config = folder, config
@@ -92,11 +89,7 @@ class StoredRun:
 
     @property
     def result(self) -> dict:
-        """What is known beside the predictions: ``parameters``, ``best_epoch``, ``epochs``, the ``logistic``'s parameters.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """``parameters``, ``best_epoch``, ``epochs`` and the ``logistic``'s parameters; RunError where damaged."""
         with self._readable("result.json") as path:
             found = json.loads(path.read_text(encoding="utf-8"))
             found["parameters"] = int(found["parameters"])
@@ -117,11 +110,7 @@ class StoredRun:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """Per image of validation and test: labels, ``prediction`` and, with attention, ``alpha1``–``alpha4``.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """Per image of validation and test: labels, ``prediction`` and, with attention, ``alpha1``–``alpha4``."""
         return self.read_table("predictions.parquet")
 
     def read_table(self, name: str) -> pd.DataFrame:
@@ -184,13 +173,9 @@ class Run(StoredRun):
 
     @classmethod
     def at(cls, folder: Path) -> Run:
-        """The finished run in this folder, wherever that lies.
-
-        Raises:
-            RunError: it is not finished, or its ``run.json`` is not that of a run.
-        """
+        """The finished run in this folder, anywhere; RunError where it is not finished or no run."""
         if not (folder / "result.json").is_file():
-            raise RunError(f"The run in {folder} is not complete: start its training again, it goes on.")
+            raise RunError(f"The run in {folder} is not complete: start its training again, it resumes.")
         try:
             config = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             known = {key: value for key, value in config.items() if key in RunSettings.model_fields}
@@ -208,11 +193,7 @@ class Run(StoredRun):
 
     @property
     def epochs(self) -> pd.DataFrame:
-        """A row per epoch.
-
-        Raises:
-            RunError: the file is damaged.
-        """
+        """A row per epoch; RunError where the file is damaged."""
         with self._readable("epochs.jsonl") as path:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             table = pd.DataFrame(rows).astype(float).astype({"epoch": int})
@@ -246,7 +227,7 @@ def _identity(config: dict) -> dict:
 def _of_an_earlier_version(store: Path, name: str, config: dict) -> Path | None:
     """A finished run of the same settings under the name that an earlier version gave it.
 
-    That version knew no ``auto``: a run is the same whatever precision its profile then named.
+    That version knew no ``auto``: a run is the same under any precision that its profile then named.
     """
     wanted = _identity(config)
     for folder in sorted(store.glob(f"{glob.escape(name)}-*")):

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iqa_lib import machine, metrics, paths
+from iqa_lib.data import catalog
 from iqa_lib.data.images import ImageSet, load_images, page_locked
 from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models.hypernet import PooledStages
@@ -41,9 +42,10 @@ from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
-from iqa_lib.training.evaluate import ahead, evaluation_crops, predict
+from iqa_lib.training.evaluate import evaluation_crops, predict
 from iqa_lib.training.graphs import WORTH_IT, graphs_of, uncompiled
 from iqa_lib.training.losses import combined
+from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, Run, claimed, compiled
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
@@ -103,9 +105,8 @@ def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accel
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before it is written
     chooser = "val" if settings.protocol == "honest" else "test"
-    for split in ("train", chooser, "test"):
-        if (number := len(images.rows(split))) < 3:
-            raise RunError(f"Dataset '{settings.dataset}' has {number} images in split '{split}'; at least 3 needed.")
+    if lack := catalog.too_few(images.table, settings.protocol):
+        raise RunError(f"Dataset '{settings.dataset}': {lack}")
     train_rows = images.rows("train")
     watched = (chooser, "test") if settings.watch_test and chooser != "test" else (chooser,)
 

@@ -1,7 +1,5 @@
 """What the runner shows while it works: a line per notebook, the time left, a table at the end."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Kernels that start at once: forked from a process that has imported what every notebook imports."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The pages that a study leaves: ``report.html`` of all notebooks, ``index.html`` of all tables and figures."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -26,7 +24,7 @@ SHOWN_WIDTH = 1400  # px, of a figure on the page; its file has 300 dpi
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that a killed process may have left undone, or empty."""
+    """The object in a JSON file; empty where it is absent or half-written by a killed process."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -89,7 +87,7 @@ def _section(notebook: Any, seen: set[str]) -> dict[str, Any]:
 
 
 def _export_html(executed: Path) -> str | None:
-    """The executed notebook as a page beside it; None where there is none, or half a one that a killed runner left."""
+    """The executed notebook as a page beside it; None where it is absent or half-written."""
     page = executed.with_suffix(".html")
     try:
         if not is_current(page, executed):

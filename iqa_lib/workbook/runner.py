@@ -1,9 +1,8 @@
 """The batch runner: executes the notebooks of a profile, skips what is unchanged, writes one report."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -80,13 +79,9 @@ def run_workbook(
     force: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Run a profile's notebooks in name order; returns the exit code.
+    """Run a profile's notebooks in name order; returns 0, 1 where a notebook failed, 2 where only by a user's mistake.
 
-    0: all well; 1: a notebook failed; 2: notebooks failed by a user's mistake alone.
-
-    Raises:
-        ProfileError: unknown profile, parameter or notebook.
-        RunError: the profile is being run already, or the notebooks' ``needs`` are wrong.
+    Raises ProfileError (unknown profile, parameter or notebook), DataError, or RunError where the profile is being run.
     """
     overrides, console = dict(overrides or {}), console or Console()
     for noisy in ("papermill", "asyncio"):  # unknown names are refused below, by us; a cell cut off is no news
@@ -226,7 +221,7 @@ def _execute(
         where = f"cell {notebook.cell}/{notebook.cells}{execution}"
         return {"where": where, "name": name, "message": strip_color(message)}
 
-    # What an earlier run left must not pass for this one's, even when we are killed on the way.
+    # An earlier run's files must not be taken for this one's, even if this process is killed.
     for stale in (notebook.state, notebook.result, notebook.executed, notebook.executed.with_suffix(".html")):
         stale.unlink(missing_ok=True)
     notebook.executed.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +246,7 @@ def _execute(
         return fault("DeadKernel", "the kernel died (out of memory?)")
     except CellTimeoutError:
         return fault("CellTimeout", f"it took more than {cell_timeout} s and was stopped (cell_timeout in the profile)")
-    except Exception as error:  # whatever else goes wrong, the other notebooks and the report go on
+    except Exception as error:  # of any kind: the other notebooks and the report continue
         return fault(type(error).__name__, str(error))
     finally:
         del os.environ[BATCH_FILE]
@@ -277,7 +272,8 @@ def _data_state(name: str, settings: Profile) -> list | str:
     place = catalog.place_of(name, settings.data_folder)
     if place is None:
         return "absent"
-    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+    pattern = f"{glob.escape(str(place))}/**" if place.is_dir() else glob.escape(str(place))
+    found = sorted(map(Path, glob.iglob(pattern, recursive=True)))  # unlike Path.rglob it follows links
     return paths.stamps(f for f in found if f.is_file() and not f.name.startswith("."))
 
 

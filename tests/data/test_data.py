@@ -158,7 +158,7 @@ def test_splits_by_reference_are_disjoint_and_all_present():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,quality\na.png,1\n", "labels.csv: no column 'score'; it has image, quality"),
+        ("image,remark\na.png,good\n", "labels.csv: no column 'score'; it has image, remark"),
         ("image,score\na.png,good\nb.png,2\n", "labels.csv, line 2: score 'good' is not a number"),
         ("image,score\na.png,1\nb.png,nan\n", "labels.csv, line 3: score 'nan' is not a number"),
         ("image,score\na.png,1\nz.png,2\n", "1 of 2 images are missing: 'z.png' .named in labels.csv"),

@@ -57,7 +57,7 @@ def own(home, picture):
 
 @pytest.fixture
 def settings(home):
-    return load_profile("smoke", dataset="own/labels.csv")
+    return load_profile("smoke", dataset="own/labels.csv", test_datasets=["own/labels.csv"])  # few enough to train on
 
 
 def remove_row(folder, image):
@@ -379,7 +379,7 @@ def test_one_report_has_all_faults(own, settings, picture):
         "strip.jpg .* is a strip",
         "0.png = copy.bmp",
         "1 images have no row: unlabelled.png",
-        "1 of 15 images are missing: 'absent.png'",
+        "1 of 12 images are missing: 'absent.png'",
         "'1.png' was already in",
         "score 'nan' is not a number",
         "score 101.* is outside",
@@ -390,7 +390,7 @@ def test_one_report_has_all_faults(own, settings, picture):
 
 
 def test_labels_that_cannot_be_read_do_not_keep_the_images_from_being_checked(own, settings, picture):
-    (own / "labels.csv").write_text("image,quality\n0.png,1\n")
+    (own / "labels.csv").write_text("image,remark\n0.png,good\n")
     broken("truncated", own / "bad.jpg", picture)
     faults = " ".join(check("own/labels.csv", settings).faults)
     assert "no column 'score'" in faults and "bad.jpg cannot be decoded" in faults
@@ -435,21 +435,69 @@ def test_list_says_what_is_there_and_how_to_get_the_rest(home, capsys, monkeypat
     assert "no" in said["koniq10k"] and "data download koniq10k (6.35 GB)" in said["koniq10k"]
 
 
+SMALL = ["check", "own/labels.csv", "--profile", "smoke", "-p", "test_datasets=[own/labels.csv]"]
+
+
 def test_check_ends_with_1_where_there_are_faults_and_0_where_there_are_none(own, capsys):
-    assert run("check", "own/labels.csv", "--profile", "smoke") == 0
+    assert run(*SMALL) == 0
     assert "no faults" in capsys.readouterr().out
     add_row(own, "absent.png")
-    assert run("check", "own/labels.csv", "--profile", "smoke") == 1
+    assert run(*SMALL) == 1
     said = capsys.readouterr().out
     assert "fault 1: " in said and "absent.png" in said and said.endswith("1 fault\n")
 
 
 def test_check_takes_the_scale_of_ones_own_labels(own):
     (own / "labels.csv").write_text("image,score\n" + "".join(f"{i}.png,{-i}\n" for i in range(4)))
-    assert run("check", "own/labels.csv", "--profile", "smoke") == 1
+    assert run(*SMALL) == 1
     for image in ("cmyk.jpg", "named.jpg"):
         (own / image).unlink()
-    assert run("check", "own/labels.csv", "--profile", "smoke", "-p", "score_range=[-3, 0]") == 0
+    assert run(*SMALL, "score_range=[-3, 0]") == 0
+
+
+def sixteen(folder):
+    folder.mkdir(exist_ok=True)
+    for i in range(16):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8)).save(folder / f"{i}.png")
+    (folder / "labels.csv").write_text("image,score\n" + "".join(f"{i}.png,{6 * i}\n" for i in range(16)))
+    return folder / "labels.csv"
+
+
+def test_too_few_images_to_train_on_are_said_first_with_the_way_out(home, tmp_path, monkeypatch, capsys):
+    labels = sixteen(tmp_path / "mine")
+    monkeypatch.chdir(labels.parent)
+    monkeypatch.setattr("iqa_lib.workbook.runner.run_workbook", lambda *_, **__: 0)
+    assert run("check", "labels.csv", "--profile", "smoke") == 1  # in the current folder, as finetune
+    said = capsys.readouterr().out
+    assert "16 labelled images" in said and re.search(
+        r"fault 1: 16 images give 11 .* 2 in split 'val'.*column 'split'", said
+    )
+    assert __main__.main(["finetune", "labels.csv", "--profile", "smoke"]) == 2
+    assert re.search(
+        r"error: .*2 in split 'val', 3 in split 'test'; at least 3 .*cross-validate", capsys.readouterr().err
+    )
+    assert not (home / "runs/mine").exists()
+    splits = ["split", *["train"] * 10, *["val"] * 3, *["test"] * 3]
+    rows = zip(labels.read_text().splitlines(), splits, strict=True)
+    labels.write_text("\n".join(",".join(row) for row in rows))
+    assert run("check", "labels.csv", "--profile", "smoke") == 0
+    assert __main__.main(["finetune", "labels.csv", "--profile", "smoke"]) == 0
+
+
+def test_labels_are_looked_for_here_and_then_in_the_data_folder(home, own, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(*SMALL) == 0  # not here
+    sixteen(tmp_path / "here/own").write_text("image,score\n3.png,1\n")
+    run(*SMALL)
+    assert "1 labelled images in" in capsys.readouterr().out
+
+
+def test_how_labels_were_read_is_said_by_check(own, capsys):
+    rows = (own / "labels.csv").read_text().splitlines()[1:]
+    (own / "labels.csv").write_text("Image file name;ELO\r" + "\r".join(rows).replace(",", ";"))
+    assert run(*SMALL) == 0
+    assert "note: Read image from 'Image file name'; score from 'ELO'." in capsys.readouterr().out
 
 
 def test_prepare_decodes_and_a_second_one_verifies(own, capsys, monkeypatch, home):

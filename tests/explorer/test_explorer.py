@@ -19,7 +19,8 @@ from iqa_lib.explorer.answers import Cache, labelled
 from iqa_lib.explorer.app import UPLOADS, Explorer
 from iqa_lib.profile import load_profile
 from iqa_lib.study import maps
-from iqa_lib.training.evaluate import ALPHAS, predict
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.predictor import ALPHAS
 from iqa_lib.training.train import train
 
 

@@ -249,8 +249,8 @@ def test_k_raters_with_independent_errors_reach_the_known_srcc(panel, k):
 def test_an_srcc_is_worth_the_raters_that_reach_it(panel):
     for k in (1, 7, 30):
         reached = metrics.srcc_of_k_raters(panel, k)
-        assert metrics.raters_worth(reached, panel, repeats=3) == pytest.approx(k, rel=0.05)
-    edges = [metrics.raters_worth(srcc, panel, repeats=1) for srcc in (-0.5, 0.999, float("nan"))]
+        assert metrics.equivalent_raters(reached, panel, repeats=3) == pytest.approx(k, rel=0.05)
+    edges = [metrics.equivalent_raters(srcc, panel, repeats=1) for srcc in (-0.5, 0.999, float("nan"))]
     np.testing.assert_array_equal(edges, [0, np.inf, np.nan])
 
 
@@ -302,4 +302,4 @@ def test_the_ceiling_of_koniq_is_the_reference_one(koniq_votes):
 @pytest.mark.parametrize(("k", "reached"), [(1, 0.65), (4, 0.85), (9, 0.92), (13, 0.937), (20, 0.955)])
 def test_k_raters_of_koniq_reach_the_reference_srcc(koniq_votes, k, reached):
     assert metrics.srcc_of_k_raters(koniq_votes, k) == pytest.approx(reached, abs=0.003)
-    assert metrics.raters_worth(reached, koniq_votes) == pytest.approx(k, rel=0.07)
+    assert metrics.equivalent_raters(reached, koniq_votes) == pytest.approx(k, rel=0.07)

@@ -1,4 +1,4 @@
-"""A profile is checked before anything runs, and a fault names the file, the key and the mend."""
+"""A profile is checked before anything runs, and a fault names the file, the key and the remedy."""
 
 import pytest
 
@@ -42,3 +42,54 @@ def test_an_absent_or_broken_file_is_named(tmp_path):
 def test_a_notebook_takes_its_parameters_and_leaves_the_rest_to_the_profile():
     settings = Profile.from_notebook({"profile": "demo", "seed": 3, "epochs": None, "other": object()})
     assert settings == load_profile("demo", seed=3)
+
+
+@pytest.fixture
+def cells():
+    """What IPython keeps of the executed cells, for `Profile.from_notebook`."""
+    return ["", 'profile: str = "demo"\nn_images: int = 3\nseeds = None', "# Parameters\n"]
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "means"),
+    [
+        ("null", "data_folder", None),
+        ("None", "backbone_tiny", None),
+        ('"null"', "backbone_tiny", None),
+        ('"false"', "pretrained", False),
+        ('"True"', "pretrained", True),
+        ('"[0, 1]"', "seeds", (0, 1)),
+        ('"[]"', "test_datasets", ()),
+        ('"7"', "epochs", 7),
+        ('"1e-3"', "learning_rate_head", 1e-3),
+        ('"a.safetensors"', "pretrained", "a.safetensors"),
+        ('"[odd"', "data_folder", "[odd"),
+    ],
+)
+def test_what_papermill_sets_counts_as_on_the_command_line(cells, written, key, means):
+    cells[-1] += f"{key} = {written.replace('null', 'None') if written == 'null' else written}"
+    variables = {"profile": "demo", "n_images": 3, "seeds": None, "In": cells}
+    exec(cells[-1], variables)
+    assert getattr(Profile.from_notebook(variables), key) == means
+
+
+def test_null_for_a_key_that_needs_a_value_is_refused(cells):
+    cells[-1] += "epochs = None"
+    with pytest.raises(ProfileError, match="epochs: None is not allowed"):
+        Profile.from_notebook({"profile": "demo", "epochs": None, "In": cells})
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"), [("epoch", "did you mean 'epochs'"), ("colour", "this notebook has n_images, profile, seeds")]
+)
+def test_a_parameter_that_is_unknown_is_refused_whoever_set_it(cells, names, advice):
+    variables = {"profile": "demo", "In": [*cells[:-1], f"# Parameters\n{names} = 1"]}
+    with pytest.raises(ProfileError, match=f"unknown parameter '{names}'.*{advice}"):
+        Profile.from_notebook(variables)
+    variables["In"] += ["# Parameters\nn_images = 4\nepochs = 2"]  # corrected in the same kernel
+    assert Profile.from_notebook(variables | {"epochs": 2}).epochs == 2
+
+
+def test_a_misspelt_key_in_the_parameters_cell_itself_is_refused():
+    with pytest.raises(ProfileError, match="did you mean 'batch_size'"):
+        Profile.from_notebook({"profile": "demo", "In": ['profile = "demo"\nbatchsize = 8']})

@@ -1,4 +1,4 @@
-"""Death at any moment: what is killed goes on, ends in the same bits, and does nothing twice that was done."""
+"""Death at any moment: what is killed resumes, ends in the same bits, and does nothing twice that was done."""
 
 import json
 import os
@@ -78,14 +78,14 @@ def cache_features():
 
     from iqa_lib.data.crops import random_crops
     from iqa_lib.data.images import load_images
-    from iqa_lib.training.evaluate import crop_features
+    from iqa_lib.training.predictor import Predictor
     from iqa_lib.training.train import build_model
 
     settings = load_profile("smoke", freeze_backbone=True)
     images = load_images(settings)
     set_seed(0)
     crops = random_crops(images, images.rows("train"), 40, 64, np.random.default_rng(0), flip=True)
-    crop_features(settings, build_model(settings), images, crops, "many crops")
+    Predictor(settings, build_model(settings)).features(images, crops, "many crops")
 
 
 def test_feature_caching(record, homes):
@@ -256,7 +256,7 @@ def test_a_whole_run(record, studies):
 
 # --- Ctrl-C, and a scheduler that wants its machine back ---
 
-INTERRUPTED = "Interrupted. What is finished is kept: the same command goes on from there."
+INTERRUPTED = "Interrupted. What is finished is kept: the same command resumes there."
 
 
 def train_long():

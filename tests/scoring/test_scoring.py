@@ -27,8 +27,10 @@ from iqa_lib.errors import CheckpointError, DataError, RunError
 from iqa_lib.models.smart_iqa import HyperIQA, SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring import score as scoring
-from iqa_lib.scoring.score import Metric, find_images, load_scorer, score, score_all
-from iqa_lib.training.evaluate import MOST_WORKERS, predict
+from iqa_lib.scoring.metric import Metric
+from iqa_lib.scoring.score import find_images, load_scorer, score, score_all
+from iqa_lib.training.evaluate import predict
+from iqa_lib.training.predictor import MOST_WORKERS
 
 CROP = 64
 # Two passes over the same pixels: a GPU may add in another order.
@@ -374,7 +376,8 @@ def test_the_wheel_scores_a_photograph_without_checkout_and_network(tmp_path):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(checkout / name, source)
-    shutil.copytree(checkout / "iqa_lib", source / "iqa_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("iqa_lib", "notebooks"):
+        shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -387,15 +390,28 @@ def test_the_wheel_scores_a_photograph_without_checkout_and_network(tmp_path):
     no_network = ["unshare", "--map-root-user", "--net"]  # where the system allows it
     allowed = shutil.which("unshare") and not subprocess.run([*no_network, "true"]).returncode
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("IQA_", "HF_"))}
-    said = subprocess.run(
-        [*(no_network if allowed else []), sys.executable, "-m", "iqa_lib", "score", "coffee.jpg", "--json"],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": f"{tmp_path / 'site'}:{dependencies}"},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    (row,) = json.loads(said.stdout)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def installed(*arguments, network=True):
+        return subprocess.run(
+            [*(no_network if allowed and not network else []), sys.executable, "-m", "iqa_lib", *arguments],
+            cwd=empty,
+            env={**environment, "PYTHONPATH": f"{tmp_path / 'site'}:{dependencies}"},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout.decode()
+
+    (row,) = json.loads(installed("score", "../coffee.jpg", "--json", network=False))
     assert row["score"] == pytest.approx(score(tmp_path / "coffee.jpg"), abs=1e-3)
+    # The study, in the folder that it is started in; then with notebooks of one's own.
+    installed("run", "--profile", "smoke", "--only", "01_train")
+    assert (empty / "runs/smoke/notebooks/01_train.ipynb").is_file() and (empty / "runs/smoke/report.html").is_file()
+    installed("notebooks")
+    profile = empty / "notebooks/profiles/smoke.yaml"
+    profile.write_text(profile.read_text() + "# mine\n")
+    assert "01_train" in installed("run", "--profile", "smoke", "--only", "01_train")
+    assert not list((tmp_path / "site").glob("runs")) and not list((tmp_path / "site").glob("data"))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.study import complexity as bench
 from iqa_lib.study import precisions
-from iqa_lib.training.evaluate import ahead
+from iqa_lib.training.predictor import ahead
 
 can_export = pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 cannot write these networks as ONNX")
 

@@ -13,6 +13,7 @@ from iqa_lib.data.images import load_images
 from iqa_lib.profile import load_profile
 from iqa_lib.training import evaluate, features
 from iqa_lib.training.evaluate import predict
+from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.train import train
 
 WIDTH, BATCH = 6, 4
@@ -197,13 +198,13 @@ def test_a_training_whose_features_are_deleted_all_the_time_predicts_the_same(ho
 
 def test_every_crop_passes_through_a_frozen_backbone_once_whoever_asks(home, monkeypatch):
     """Splits, variants that change the head alone, training without flips, and what is scored later."""
-    passed, through = [], evaluate.stages_of
+    passed, through = [], Predictor.stages
 
-    def counted(settings, model, crops_BCHW):
+    def counted(predictor, crops_BCHW):
         passed.append(len(crops_BCHW))
-        return through(settings, model, crops_BCHW)
+        return through(predictor, crops_BCHW)
 
-    monkeypatch.setattr(evaluate, "stages_of", counted)
+    monkeypatch.setattr(Predictor, "stages", counted)
 
     def crops_of(work):
         passed.clear()

@@ -17,7 +17,7 @@ from iqa_lib import machine
 from iqa_lib.data.images import load_images
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.profile import load_profile
-from iqa_lib.training import evaluate, graphs, train
+from iqa_lib.training import graphs, predictor, train
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.graphs import Graphs, graphs_of
 from iqa_lib.training.losses import LOSSES, combined
@@ -216,8 +216,8 @@ def test_a_backbone_that_cannot_be_recorded_trains_step_by_step(home, monkeypatc
 def test_recorded_evaluation_scores_as_the_launched_one_and_follows_the_weights(home, request, monkeypatch):
     if not ON_A_GPU:
         request.getfixturevalue("recorded")
-    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 4)
-    monkeypatch.setattr(evaluate, "HEAD_BATCH", 8)
+    monkeypatch.setattr(predictor, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(predictor, "HEAD_BATCH", 8)
     loop, _ = a_loop()
     images = load_images(loop.settings)
     rows = images.rows("train")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from iqa_lib.data.readers.files import Layout, Listing, file_in, place
+from iqa_lib.data.readers.files import Layout, Listing, file_in
 from iqa_lib.data.readers.json_lists import json_layout
 from iqa_lib.data.readers.tables import (
     VOTES,
@@ -55,8 +55,7 @@ def read_spaq(folder: Path, labels: Path) -> pd.DataFrame:
 def read_agiqa(folder: Path, labels: Path) -> pd.DataFrame:
     """AGIQA-3K. Images of one prompt, by all generators, count as one source."""
     raw = read_delimited(labels)
-    table = columns_of(raw, labels, image="name", score="mos_quality", std="std_quality", reference="prompt")
-    return table.assign(image=place(table["image"].tolist(), folder))
+    return columns_of(raw, labels, image="name", score="mos_quality", std="std_quality", reference="prompt")
 
 
 def read_livec(folder: Path, mos: Path, names: Path) -> pd.DataFrame:
@@ -73,8 +72,8 @@ def read_livec(folder: Path, mos: Path, names: Path) -> pd.DataFrame:
 def read_bid(folder: Path, grades: Path) -> pd.DataFrame:
     table = read_sheet(grades, image="Image Number", score="Average Subjective Grade")
     table = table.dropna(subset=["image"])  # notes below the table
-    names = [f"DatabaseImage{whole(number):0>4}.JPG" for number in table["image"]]
-    return table.assign(image=place(names, folder, ["ImageDatabase"]))
+    names = [f"ImageDatabase/DatabaseImage{whole(number):0>4}.JPG" for number in table["image"]]
+    return table.assign(image=names)
 
 
 def read_biq(folder: Path, train: Path, test: Path) -> pd.DataFrame:

@@ -33,8 +33,15 @@ class Layout:
         except (OSError, DataError):  # closed to us, or names that differ in case only: not this one
             return False
 
-    def read(self, folder: Path) -> pd.DataFrame:
-        return self.reader(folder, *(file_in(folder, mark) for mark in self.marks))
+    def read(self, folder: Path, root: Path) -> tuple[pd.DataFrame, Path]:
+        """The labels, and the folder that their images are relative to: this, or the one around it below ``root``."""
+        table = self.reader(folder, *(file_in(folder, mark) for mark in self.marks))
+        names = table["image"].fillna("").astype(str).tolist()
+        for home in (folder, folder.parent):  # archives unpacked side by side have a folder each
+            images = place(names, home) if home == folder or root in home.parents else []
+            if images:
+                return table.assign(image=images), home
+        return table, folder
 
 
 class Listing:
@@ -115,7 +122,7 @@ def place(names: Sequence[str], folder: Path, first: Sequence[str] = ()) -> list
     shared = list(itertools.takewhile(lambda folders: len(set(folders)) == 1, levels))
     ways = [(cut, base) for cut in range(len(shared) + 1) for base in bases]
     best = max(ways, key=hits)  # the first of equals
-    return [apply(best, name) for name in names] if hits(best) else names
+    return [apply(best, name) for name in names] if hits(best) else []
 
 
 def _parts(name: str) -> list[str]:

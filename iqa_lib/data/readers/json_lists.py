@@ -9,24 +9,23 @@ from pathlib import Path
 import pandas as pd
 
 from iqa_lib.data.readers.files import Layout, Listing, place
-from iqa_lib.data.readers.tables import entries, numbers, read_text
+from iqa_lib.data.readers.tables import columns_of, entries, is_image, numbers, read_text
 from iqa_lib.errors import DataError
 
 
 def read_json_list(path: Path) -> pd.DataFrame:
-    """A list of ``{"image": …, "score": …}``, the form of HyperIQA's and SMART-IQA's code; more keys are kept."""
+    """A list of objects, such as ``{"image": …, "score": …}`` of HyperIQA's and SMART-IQA's code; or image: score."""
     try:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not readable as JSON: {error.msg}.") from error
     except (RecursionError, ValueError) as error:  # a thousand brackets, a number of a thousand digits
         raise DataError(f"{path}: not readable as JSON: {error}.") from error
+    if isinstance(rows, dict) and all(map(is_image, rows)):
+        rows = [{"image": image, "score": score} for image, score in rows.items()]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of objects like {{"image": "a.jpg", "score": 50}}.')
     table = pd.DataFrame(rows, index=entries(path.name, rows), dtype=object)
-    for column in ("image", "score"):
-        if column not in table:
-            raise DataError(f'{path}: its objects have no "{column}"; they have {", ".join(map(str, table))}.')
     return table.where(table.notna(), "")
 
 
@@ -44,10 +43,10 @@ def json_layout(
         for split in ("train", "val", "test"):
             path = Listing(folder).find(f"{stem}_{split}.json")
             if path is not None:
-                part = read_json_list(path)[["image", "score"]]
+                part = columns_of(read_json_list(path), path, image="image", score="score")
                 likely = (split, f"{stem}-{split}", f"{stem}_{split}")
-                images = place(part["image"].astype(str).tolist(), folder, likely)
-                parts.append(part.assign(image=images, split=split))
+                names = part["image"].astype(str).tolist()
+                parts.append(part.assign(image=place(names, folder, likely) or names, split=split))
         table = pd.concat(parts)
         scores = numbers(table["score"])
         top = scores.max()

@@ -1,65 +1,202 @@
-"""One's own labels."""
+"""One's own labels: columns are found by their names or, where nobody knows these, by what is in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from iqa_lib.data.readers.files import place
 from iqa_lib.data.readers.json_lists import read_json_list
-from iqa_lib.data.readers.tables import numbers, read_delimited
+from iqa_lib.data.readers.tables import (
+    NUMBER,
+    VOTES,
+    decoded,
+    headed,
+    is_image,
+    read_cells,
+    read_sheets,
+    separator_of,
+    trimmed,
+    whole,
+)
 from iqa_lib.errors import DataError
 
-# Our name for a column: the names it goes by in pyiqa's meta-information files and other collections.
+# Our name for a column: the names it goes by in pyiqa's meta-information files, other collections and spreadsheets.
 ALIASES = {
-    "image": ("image", "img_name", "image_name", "img_path", "dist_name", "dist_img", "dis_img_path", "name"),
-    "score": ("score", "mos", "dmos"),
-    "std": ("std",),
-    "split": ("split", "official_split"),
-    "reference": ("reference", "ref_name", "ref_img", "ref_img_path"),
-    "distortion": ("distortion", "dis_type"),
+    "image": "image imgname imagename imgpath imagepath distname distimg disimgpath imagefile imagefilename filename "
+    "filepath file img imageid photo picture path name",
+    "score": "score mos dmos rating quality elo meanopinionscore meanscore meanrating moszscore",
+    "std": "std sd stddev stdev standarddeviation mosstd stdmos",
+    "split": "split officialsplit",
+    "reference": "reference refname refimg refimgpath referenceimage",
+    "distortion": "distortion distype distortiontype",
+    "severity": "severity",
+    "rater": "rater raterid user userid subject subjectid observer observerid worker workerid participant participantid "
+    "annotator annotatorid",
 }
-OWN_SUFFIXES = (".csv", ".tsv", ".txt", ".json")
+KNOWN = {name: ours for ours, names in ALIASES.items() for name in names.split()}
+ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')})\d+")
+SPLIT_WORDS = {"train", "training", "val", "validation", "test"}
+OWN_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".txt")
+LOOKED_AT = 200  # rows, to see what a column holds
 
 
 def read_own(path: Path) -> pd.DataFrame:
-    """One's own labels: CSV with a header, pyiqa's meta-information file with or without one, or JSON list."""
-    table = read_json_list(path) if path.suffix.lower() == ".json" else _read_own_csv(path)
-    return table.assign(image=place(table["image"].astype(str).tolist(), path.parent))
+    """A table with at least ``image`` and ``score``; ``attrs["reading"]`` has what the file did not say plainly.
 
-
-def _read_own_csv(path: Path) -> pd.DataFrame:
-    table = read_delimited(path)
-    if _numeric(table.columns).any():
-        return _name_by_position(read_delimited(path, header=False), path)
-    theirs = {c.casefold(): c for c in table.columns}
-    for ours, names in ALIASES.items():
-        found = [theirs[name] for name in names if name in theirs]
-        if found and ours not in table:
-            table = table.rename(columns={found[0]: ours})
-    for column in ("image", "score"):
-        if column not in table:
-            raise DataError(f"{path}: no column '{column}'; it has {', '.join(table.columns)}. Rename yours.")
+    Raises:
+        DataError: the file cannot be read, or can be read in two ways.
+    """
+    remarks: list[str] = []
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        table = read_json_list(path).map(whole)
+    else:
+        cells = _cells_of_sheet(path, remarks) if suffix == ".xlsx" else _cells_of_text(path, remarks)
+        header = _header(cells)
+        if header is None:
+            table = cells.loc[:, (cells != "").any()]
+            table = table.set_axis([""] * table.shape[1], axis=1)
+            remarks.append("without a header")
+        else:
+            table = headed(cells, path, header)
+    table = _named(table, path, remarks)
+    table = table.assign(image=place(table["image"].tolist(), path.parent) or table["image"])
+    table.attrs["reading"] = remarks
     return table
 
 
-def _name_by_position(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """pyiqa without a header: image, score[, std], or reference, image, score[, std]."""
-    texts = (~_numeric(table.iloc[0])).sum()
-    names = {1: ["image", "score", "std"], 2: ["reference", "image", "score", "std"]}.get(texts, [])
-    if not texts < table.shape[1] <= len(names):
+def _cells_of_text(path: Path, remarks: list[str]) -> pd.DataFrame:
+    text, encoding = decoded(path)
+    separator = separator_of(text)
+    if encoding != "utf-8-sig":
+        remarks.append(f"in {encoding.upper()}")
+    if separator in ("bars", "white space"):
+        remarks.append(f"separated by {separator}")
+    return read_cells(path, text, separator)
+
+
+def _cells_of_sheet(path: Path, remarks: list[str]) -> pd.DataFrame:
+    """Of the first sheet with images in it."""
+    sheets = {name: sheet for name, sheet in read_sheets(path, None).items() if not sheet.empty}
+    if not sheets:
+        raise DataError(f"{path} has no rows: expected a row per image below the header.")
+    name = max(sheets, key=lambda name: sheets[name].head(LOOKED_AT).map(is_image).any(axis=None))
+    if len(sheets) > 1:
+        remarks.append(f"from the sheet '{name}'")
+    return trimmed(sheets[name].where(sheets[name].notna(), "").map(whole), f"{path.name}, row ")
+
+
+def _header(cells: pd.DataFrame) -> int | None:
+    """Which row it is: the first that names a column for images, or else the first of all if it has no image in it."""
+    for number, row in enumerate(cells.head(20).itertuples(index=False)):
+        if any(map(is_image, row)):
+            return None if number == 0 else 0
+        if sum(cell != "" for cell in row) > 1 and "image" in (KNOWN.get(_plain(cell)) for cell in row):
+            return number
+    return None if len(cells) and any(map(NUMBER.fullmatch, cells.iloc[0])) else 0
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _content(column: pd.Series) -> str:
+    """What most of its cells are."""
+    seen = column[column != ""].head(LOOKED_AT)
+    for kind, test in {"image": is_image, "number": NUMBER.fullmatch, "split": SPLIT_WORDS.__contains__}.items():
+        if sum(map(bool, map(test, seen))) * 2 > len(seen):
+            return kind
+    return "text"
+
+
+def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
+    """The columns under our names, found by theirs and then by content; those without any name by content alone."""
+    names = list(table)
+    plain = [_plain(name) for name in names]
+    holds = [_content(table.iloc[:, c]) for c in range(len(names))]
+    unknown = [c for c, name in enumerate(names) if plain[c] not in KNOWN and not name.startswith("Unnamed: ")]
+
+    def called(ours: str) -> list[int]:
+        return [c for alias in ALIASES[ours].split() for c, name in enumerate(plain) if name == alias]
+
+    def holding(kind: str, columns: list[int]) -> list[int]:
+        return [c for c in columns if holds[c] == kind]
+
+    def shown(columns: Iterable[int]) -> str:
+        return ", ".join(f"'{names[c]}'" if names[c] else f"column {c + 1}" for c in columns)
+
+    chosen = {ours: called(ours)[:1] for ours in ALIASES}
+    chosen["split"] = chosen["split"] or holding("split", unknown)[:1]
+    images = holding("image", called("image"))[:1] or holding("image", unknown) or chosen["image"]
+    scores = [c for c in called("score") if plain[c] == "score"] or called("score")
+    scores = (holding("number", scores) or scores) if scores else holding("number", unknown)
+    scores = [c for c in scores if c == scores[0] or not table.iloc[:, c].equals(table.iloc[:, scores[0]])]
+    raters = [c for c in unknown if ONE_RATERS.fullmatch(plain[c])]
+    if not any(names):
+        images = sorted(images or holding("text", unknown), key=lambda c: table.iloc[:, c].nunique())
+        if len(images) == 2:  # as in pyiqa's files
+            chosen["reference"], images = images[:1], images[1:]
+        if len(scores) == 2:
+            scores, chosen["std"] = scores[:1], scores[1:]
+    chosen |= {"image": images, "score": raters if len(raters) > 1 and not called("score") else scores}
+    for ours in ("image", "score"):
+        columns = chosen[ours]
+        if len(columns) == 1 or (ours == "score" and columns == raters and raters):
+            continue
+        if not any(names):
+            raise DataError(
+                f"{path}: no header, and no telling which column is the {ours}. Put a line 'image,score' on top."
+            )
+        if not columns:
+            raise DataError(f"{path}: no column '{ours}'; it has {', '.join(names)}. Rename yours.")
         raise DataError(
-            f"{path}: no header, and its first line is neither image, score, std nor reference, image, score, std. "
-            f"Put a line 'image,score' on top."
+            f"{path} can be read in {len(columns)} ways: its {ours} may be {shown(columns)}. Call one '{ours}'; the "
+            f"original of a distorted image is called 'reference', and columns of one rater each rater1, rater2, …"
         )
-    return table.set_axis(names[: table.shape[1]], axis=1)
+    told = {ours: cs for ours, cs in chosen.items() if cs and [names[c] for c in cs] != [ours]}
+    remarks += [f"{ours} from {shown(columns)}" for ours, columns in told.items()]
+    used = {c for columns in chosen.values() for c in columns}
+    rest = [c for c, name in enumerate(names) if c not in used and name not in ("", *chosen)]
+    if left_out := sorted({*range(len(names))} - used - {c for c in rest if names[c] in (*VOTES, "c_total")}):
+        remarks.append(f"without {shown(left_out)}")
+    first = {ours: table.iloc[:, columns[0]] for ours, columns in chosen.items() if columns}
+    named = pd.DataFrame(first | {names[c]: table.iloc[:, c] for c in rest})
+    if len(chosen["score"]) > 1:
+        named = _row_per_rating(named, {names[c]: table.iloc[:, c] for c in raters})
+    for column in named.columns.intersection(["score", "std"]):
+        named[column] = _with_points(named[column], path, remarks)
+    return named
 
 
-def _numeric(texts: Sequence[str]) -> np.ndarray:
-    return np.isfinite(numbers(pd.Series(texts, dtype=str)))
+def _row_per_rating(table: pd.DataFrame, ratings: dict[str, pd.Series]) -> pd.DataFrame:
+    """A row for each rater and image; for an image that nobody rated one without score."""
+    given = pd.DataFrame(ratings)
+    given.iloc[:, 0] = given.iloc[:, 0].where((given != "").any(axis=1), "none")
+    rows = [
+        table.assign(score=given[name], rater=name).rename(lambda where, name=name: f"{where} ({name})")
+        for name in given
+    ]
+    table = pd.concat(rows)
+    return table[table["score"] != ""]
+
+
+def _with_points(column: pd.Series, path: Path, remarks: list[str]) -> pd.Series:
+    """Decimal commas become points."""
+    commas = column.str.fullmatch(r"[-+]?\d+,\d+")
+    if not commas.any():
+        return column
+    if column[commas].str.fullmatch(r"[-+]?\d{1,3},\d{3}").all():
+        first = column[commas].iloc[0]
+        raise DataError(
+            f"{path.parent / column[commas].index[0]}: '{first}' can be read in two ways, {first.replace(',', '.')} or "
+            f"{first.replace(',', '')}. Write decimals with a point, thousands without a mark."
+        )
+    remarks.append(f"decimal commas of {column.name} as points")
+    return column.mask(commas, column.str.replace(",", "."))
 
 
 def own_label_file(folder: Path) -> Path:
@@ -69,7 +206,8 @@ def own_label_file(folder: Path) -> Path:
         DataError: there is none, or more than one.
     """
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in OWN_SUFFIXES and f.is_file() and f.name[0] != ".")
-    files = [f for f in files if f.suffix.lower() != ".txt"] or files  # a README.txt is no rival
+    for no_rival in (".txt", ".xlsx"):  # a README.txt, the survey's own book
+        files = [f for f in files if f.suffix.lower() != no_rival] or files
     if len(files) != 1:
         found = ", ".join(f.name for f in files) or "none"
         raise DataError(

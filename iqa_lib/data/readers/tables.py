@@ -2,53 +2,107 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import io
+import itertools
 import math
+import os
+import re
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.io
 from joblib.externals import loky
+from PIL import Image
 
+from iqa_lib.data.readers.files import subfolders
 from iqa_lib.errors import DataError
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
 LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
+OLDER_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "big5", "euc_kr", "cp1251", "cp1250", "mac_roman", "utf-8")
+SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "bars": "|", "white space": None}  # None: of any kind
+NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without byte order mark."""
+    """A text file in UTF-8, UTF-16, or whichever older encoding spells the names of files around it."""
+    return decoded(path)[0]
+
+
+def decoded(path: Path) -> tuple[str, str]:
+    """The text of a file, with ``\\n`` at the end of each line, and its encoding."""
     content = path.read_bytes()
+    encoding = _encoding(content, path.parent)
     try:
-        return content.decode("utf-8-sig")
+        return re.sub("\r\n?", "\n", content.decode(encoding)), encoding
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path}, line {line}: not in UTF-8 (byte 0x{content[error.start]:02X}). Save it again as 'CSV UTF-8', "
-            f"or convert it: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv"
+            f"{path}, line {line}: not in {encoding.upper()} (byte 0x{content[error.start]:02X}). Save it again as 'CSV UTF-8'."
         ) from error
 
 
-def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
-    """A CSV of strings, separated by comma, semicolon or tab; empty lines and columns are left out."""
-    text = read_text(path)
-    first = text.split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
-    cells = max(line.count(separator) for line in text.split("\n")) + 1
-    if cells > MOST_COLUMNS:
-        raise DataError(f"{path} has a line of {cells:,} cells: no label file has that many.")
+def _encoding(content: bytes, folder: Path) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if 0 in content[:2]:  # UTF-16 without a mark: of ASCII every second byte is 0
+        return "utf-16-be" if content[0] == 0 else "utf-16-le"
+    with contextlib.suppress(UnicodeDecodeError):
+        content.decode("utf-8-sig")
+        return "utf-8-sig"
+    # Too short for statistics to guess well; but what a label file spells are names of files, and these are here.
+    found = (_composed(file.name) for place in (folder, *subfolders(folder, 2)) for file in place.glob("*"))
+    names = list(itertools.islice((name for name in found if not name.isascii()), 20))
+    texts = {encoding: _composed(content.decode(encoding, "replace")) for encoding in OLDER_ENCODINGS}
+    return max(texts, key=lambda encoding: sum(name in texts[encoding] for name in names))  # the first of equals
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def is_image(name: object) -> bool:
+    """By its suffix."""
+    return os.path.splitext(str(name))[1].lower() in Image.registered_extensions()
+
+
+def separator_of(text: str) -> str:
+    """The key of `SEPARATORS` under which most of the first lines hold an image's name and a number."""
+    lines = list(itertools.islice((line for line in text.split("\n") if line.strip()), 50))
+
+    def fitting(name: str) -> tuple[int, int]:
+        rows = [[cell.strip(' "') for cell in line.split(SEPARATORS[name])] for line in lines]
+        found = sum(any(map(is_image, row)) and any(map(NUMBER.fullmatch, row)) for row in rows)
+        if SEPARATORS[name] is None:  # the last resort, and none where names have spaces
+            return found if len(set(map(len, rows))) == 1 else 0, 0
+        return found, len(rows[0]) if rows else 0
+
+    return max(SEPARATORS, key=fitting)
+
+
+def read_cells(path: Path, text: str, separator: str) -> pd.DataFrame:
+    """All cells as strings, columns numbered from 0; the index says where each row is. Empty lines are left out."""
+    sep = SEPARATORS[separator]
+    width = max(len(line.split()) if sep is None else line.count(sep) + 1 for line in text.split("\n"))
+    if width > MOST_COLUMNS:
+        raise DataError(f"{path} has a line of {width:,} cells: no label file has that many.")
     try:
-        table = pd.read_csv(
+        cells = pd.read_csv(
             io.StringIO(text),
-            sep=separator,
-            header=0 if header else None,
+            sep=sep or r"\s+",
+            header=None,
+            names=range(width),
+            index_col=False,
             dtype=str,
             keep_default_na=False,
             skip_blank_lines=False,  # so that a row's number is its line
@@ -57,31 +111,71 @@ def read_delimited(path: Path, header: bool = True) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is not a readable CSV ({reason}). Give every line the same columns.") from error
-    table = table.where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
-    table.columns = [str(c).strip() for c in table.columns]
-    nameless = [c for c in table if c.startswith("Unnamed:") and (table[c] == "").all()]
-    table = table.drop(columns=nameless)
-    table.index = [f"{path.name}, line {i + 1 + header}" for i in range(len(table))]
-    table = table[(table != "").any(axis=1)]
-    if table.empty:
-        raise DataError(f"{path} has no rows: expected a line per image below the header.")
+    return trimmed(cells, f"{path.name}, line ")
+
+
+def trimmed(cells: pd.DataFrame, where: str) -> pd.DataFrame:
+    cells = cells.where(cells.notna(), "").astype(str).apply(lambda column: column.str.strip())
+    cells.index = [f"{where}{number}" for number in range(1, len(cells) + 1)]
+    return cells[(cells != "").any(axis=1)]
+
+
+def read_delimited(path: Path) -> pd.DataFrame:
+    """A published CSV: strings, under the header of its first line."""
+    text = read_text(path)
+    table = headed(read_cells(path, text, separator_of(text)), path)
+    _refuse_twice(path, table.columns)
     return table
+
+
+def headed(cells: pd.DataFrame, path: Path, header: int = 0) -> pd.DataFrame:
+    """The rows below row ``header``, under its names; columns without name and content are left out.
+
+    Raises:
+        DataError: there are no rows, or cells beside those that have a name.
+    """
+    if len(cells) <= header + 1:
+        known = "it is empty" if cells.empty else "it has no rows"
+        raise DataError(f"{path} is not a readable CSV ({known}): expected a line per image below the header.")
+    names, rows = cells.iloc[header], cells.iloc[header + 1 :]
+    beyond = rows.loc[:, names[names != ""].index.max() + 1 :] if (names != "").any() else rows.iloc[:, :0]
+    wide = beyond.index[(beyond != "").any(axis=1)]
+    if len(wide):
+        more = f" ({len(wide)} such rows)" if len(wide) > 1 else ""
+        raise DataError(
+            f"{path.parent / wide[0]} is not readable: it has more cells than the header{more}. Give every line the same "
+            f"columns: a text with a comma in it stands in quotes; where commas are decimal, separate by semicolons."
+        )
+    used = [c for c in cells if names[c] or (rows[c] != "").any()]
+    return rows[used].set_axis([names[c] or f"Unnamed: {c}" for c in used], axis=1)
 
 
 def read_sheet(path: Path, sheet: str | int = 0, **wanted: str) -> pd.DataFrame:
     """Columns of an Excel sheet, as `columns_of` gives them and ``std`` where there is one; whatever stands above them."""
-    with _reading(path, "Excel"):
-        with zipfile.ZipFile(path) as archive:
-            _refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
-        cells = pd.read_excel(path, sheet_name=sheet, header=None, dtype=object)
+    cells = read_sheets(path, sheet)
     ours = {theirs.casefold(): ours for ours, theirs in wanted.items()}
     for number, row in enumerate(cells.itertuples(index=False), 1):
         names = [str(cell).strip() for cell in row]
         if ours.keys() <= {name.casefold() for name in names}:
-            table = cells.iloc[number:].set_axis([ours.get(name.casefold(), name) for name in names], axis=1)
+            names = [ours.get(name.casefold(), name) for name in names]
+            _refuse_twice(path, [name for name in names if name in (*wanted, "std")])
+            table = cells.iloc[number:].set_axis(names, axis=1)
             table.index = [f"{path.name}, row {number + i}" for i in range(1, len(table) + 1)]
             return table.loc[:, table.columns.isin([*wanted, "std"])].dropna(how="all", subset=list(wanted))
     raise DataError(f"{path}: no row holds the columns {', '.join(wanted.values())}. Is it the published file?")
+
+
+def _refuse_twice(path: Path, columns: Sequence[str]) -> None:
+    if twice := sorted({str(name) for name in columns if list(columns).count(name) > 1}):
+        raise DataError(f"{path}: several columns are named '{twice[0]}'. Keep one of them.")
+
+
+def read_sheets(path: Path, sheet: str | int | None) -> Any:
+    """The cells of an Excel sheet; of None all sheets, by name."""
+    with _reading(path, "Excel"):
+        with zipfile.ZipFile(path) as archive:
+            _refuse_bomb(path, sum(member.file_size for member in archive.infolist()))
+        return pd.read_excel(path, sheet_name=sheet, header=None, dtype=object)
 
 
 def read_mat(path: Path, *names: str) -> list[np.ndarray]:

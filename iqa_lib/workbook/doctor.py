@@ -1,0 +1,91 @@
+"""What a bug report needs to say of a computer, and what its user can do about it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+
+from iqa_lib import machine, paths
+from iqa_lib.data.check import overview
+from iqa_lib.errors import WorkbookError
+from iqa_lib.training.features import MOST_BYTES
+from iqa_lib.training.runs import PACKAGES, commit
+
+ROOM = 5_000_000_000  # bytes that the demo, with its features, takes at most
+
+
+def examine() -> list[tuple[str, str, str]]:
+    """Part, what was found and, where something is wrong, what to do about it."""
+    return [(check.__name__.strip("_").replace("_", " "), *_safely(check)) for check in CHECKS]
+
+
+def _safely(check: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    try:
+        return check()
+    except Exception as error:  # a broken installation fails in ways of its own, and this is who says so
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return reason, reason if isinstance(error, WorkbookError) else f"install again: pip install -e . ({reason})"
+
+
+def _workbook() -> tuple[str, str]:
+    kind = "installed package" if paths.INSTALLED else f"checkout at {commit()}"
+    return f"{importlib.metadata.version('smart-iqa-workbook')}, {kind}", ""
+
+
+def _python() -> tuple[str, str]:
+    return f"{platform.python_version()} on {platform.platform()} ({sys.executable})", ""
+
+
+def _packages() -> tuple[str, str]:
+    import torchvision  # noqa: F401  one that does not fit torch fails here, and with it timm
+
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in (*PACKAGES, "papermill")), ""
+
+
+def _device() -> tuple[str, str]:
+    import torch
+
+    unused = shutil.which("nvidia-smi") and not torch.version.cuda
+    return machine.description(), "torch was built without CUDA: install it as pytorch.org says" if unused else ""
+
+
+def _precision() -> tuple[str, str]:
+    return f"auto means {machine.used_precision('auto')} here", ""
+
+
+def _folder() -> tuple[str, str]:
+    free = shutil.disk_usage(paths.HOME).free
+    advice = f"make room, or set IQA_HOME to a folder on another disk: the demo takes {ROOM / 1e9:.0f} GB"
+    if not os.access(paths.HOME, os.W_OK):
+        free, advice = 0, f"give yourself the right to write in {paths.HOME}, or set IQA_HOME to another folder"
+    return f"{paths.HOME}, {free / 1e9:.1f} GB free", advice if free < ROOM else ""
+
+
+def _cache() -> tuple[str, str]:
+    cache = paths.DATA / "cache"
+    size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+    return f"{cache}, {size / 1e9:.1f} GB (features: at most {MOST_BYTES / 1e9:.0f}); may be deleted at any time", ""
+
+
+def _datasets() -> tuple[str, str]:
+    there = overview().query("present != 'no'")
+    faults = there[there["present"].str.contains("fault")]
+    found = ", ".join(f"{row.dataset} ({row.present})" for row in there.itertuples()) or "none; the demo needs none"
+    return found, "; ".join(f"python -m iqa_lib data check {name}" for name in faults["dataset"])
+
+
+def _default_model() -> tuple[str, str]:
+    from iqa_lib.models.smart_iqa import SmartIQA
+
+    return f"{sum(p.numel() for p in SmartIQA.default().parameters()):,} parameters, read", ""
+
+
+def _kernel() -> tuple[str, str]:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    return KernelSpecManager().get_kernel_spec("python3").resource_dir, ""
+
+
+CHECKS = (_workbook, _python, _packages, _device, _precision, _folder, _cache, _datasets, _default_model, _kernel)

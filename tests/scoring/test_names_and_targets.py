@@ -1,0 +1,321 @@
+"""Any name the system gives, any place to write to, any thing that is passed: scored, or refused in words."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from skimage import data as photographs
+
+from iqa_lib import __main__, paths
+from iqa_lib.errors import DataError
+from iqa_lib.models.smart_iqa import SmartIQA
+from iqa_lib.profile import load_profile
+from iqa_lib.scoring.metric import Metric
+from iqa_lib.scoring.score import find_images, load_scorer, score
+from iqa_lib.training.runs import Run
+
+CROP = 64
+NAMES = {
+    "Latin-1": b"caf\xe9.jpg",
+    "GBK": "照片.jpg".encode("gbk"),
+    "beyond Latin-1": "照片 😀.jpg".encode(),
+    "a control sequence and a new line": b"a\x1b[31m\n.jpg",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    saved = tmp_path_factory.mktemp("models") / "tiny"
+    SmartIQA(backbone="swin_test", pretrained=False, image_size=CROP).save_pretrained(saved)
+    return saved
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    return load_scorer(folder)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return Image.fromarray(photographs.chelsea()).resize((100, 80))
+
+
+@pytest.fixture
+def photo(tmp_path, picture):
+    picture.save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+@pytest.fixture
+def oddly_named(tmp_path, picture):
+    """A folder of photographs whose names a terminal, a file or both cannot hold."""
+    place = tmp_path / "odd"
+    place.mkdir()
+    picture.save(tmp_path / "plain.jpg")
+    for name in NAMES.values():
+        try:
+            os.link(tmp_path / "plain.jpg", os.path.join(os.fsencode(place), name))
+        except OSError:
+            pytest.skip("this file system takes no names that are not UTF-8")
+    return place
+
+
+def command(*arguments, encoding="utf-8", **options):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(paths.CHECKOUT)}
+    call = [sys.executable, "-m", "iqa_lib", "score", *map(str, arguments)]
+    return subprocess.run(call, env=environment, capture_output=True, timeout=300, **options)
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_every_name_is_scored_and_printed_on_any_terminal(oddly_named, folder, encoding):
+    done = command(oddly_named, "--model", folder, encoding=encoding)
+    assert done.returncode == 0, done.stderr.decode(encoding)
+    text = done.stdout.decode(encoding)
+    assert f"{len(NAMES)} images" in text and r"caf\udce9.jpg" in text.replace("\n", "")
+    assert "\x1b[31m" not in text and r"\x1b" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_json_has_names_that_python_finds_again(oddly_named, folder, encoding):
+    done = command(oddly_named, "--model", folder, "--json", encoding=encoding)
+    rows = json.loads(done.stdout.decode(encoding))
+    assert {os.fsencode(paths.named(row["image"]).name) for row in rows} == set(NAMES.values())
+
+
+def test_a_csv_has_names_that_the_command_finds_again(oddly_named, folder, tmp_path):
+    assert __main__.main(["score", str(oddly_named), "--model", str(folder), "--csv", str(tmp_path / "s.csv")]) == 0
+    table = paths.read_csv(tmp_path / "s.csv")
+    assert {os.fsencode(file.name) for file in find_images(table["image"])} == set(NAMES.values())
+
+
+def test_a_name_that_only_looks_escaped_is_meant_as_it_is(tmp_path, picture):
+    picture.save(tmp_path / r"caf\udce9.png")
+    assert find_images([tmp_path / r"caf\udce9.png"]) == [tmp_path / r"caf\udce9.png"]
+
+
+def test_scores_and_maps_of_odd_names(oddly_named, scorer, folder, tmp_path):
+    assert score(oddly_named, scorer).notna().all()
+    given = [str(oddly_named), "--model", str(folder), "--map", str(tmp_path / "maps")]
+    assert __main__.main(["score", *given]) == 0
+    assert len(list((tmp_path / "maps").iterdir())) == len(NAMES)
+
+
+def test_who_reads_the_first_line_alone_is_no_error(oddly_named, folder):
+    call = f"{sys.executable} -m iqa_lib score {oddly_named} --json --model {folder} | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", call], capture_output=True, env={**os.environ, "PYTHONPATH": str(paths.CHECKOUT)}
+    )
+    assert done.stdout == b"[" and b"Error" not in done.stderr
+
+
+# --- folders that may not be read, links to nothing ---
+
+
+def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, folder, monkeypatch, capsys):
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuses(place="."):
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert __main__.main(["score", str(tmp_path), "--model", str(folder)]) == 1
+    assert "closed may not be read" in capsys.readouterr().err
+
+
+def test_a_link_to_nothing_is_a_fault_of_the_list(tmp_path, photo, folder, capsys):
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert __main__.main(["score", str(tmp_path), "--model", str(folder)]) == 1
+    assert "gone.jpg" in capsys.readouterr().err
+
+
+# --- targets ---
+
+
+def test_a_link_stays_one_and_its_target_is_written(photo, folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "elsewhere" / "scores.csv")
+    for _ in range(2):  # a link to nothing, then to a file
+        assert __main__.main(["score", str(photo), "--model", str(folder), "--csv", str(tmp_path / "link.csv")]) == 0
+        assert (tmp_path / "link.csv").is_symlink()
+        assert len(pd.read_csv(tmp_path / "elsewhere" / "scores.csv")) == 1
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout"])
+def test_standard_output_gets_the_table_alone(photo, folder, target):
+    done = command(photo, "--model", folder, "--csv", target, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == "image,score,fault"
+    assert len(done.stdout.splitlines()) == 2 and Path("/dev/stdout").is_symlink()
+
+
+def test_a_pipe_with_a_name_is_written_to(photo, folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert __main__.main(["score", str(photo), "--model", str(folder), "--csv", str(tmp_path / "pipe")]) == 0
+    reader.join(30)
+    assert read[0].startswith("image,score,fault\n") and (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--map"])
+def test_what_cannot_be_a_target_is_refused_before_the_work(photo, folder, tmp_path, option, monkeypatch, capsys):
+    monkeypatch.setattr("iqa_lib.scoring.score.load_scorer", lambda model: pytest.fail("it began to work"))
+    (tmp_path / "file").write_text("")
+    impossible = [tmp_path / "file" / "below"]
+    impossible += [tmp_path, ""] if option == "--csv" else [tmp_path / "file"]
+    for target in impossible:
+        assert __main__.main(["score", str(photo), "--model", str(folder), option, str(target)]) == 2
+        assert "error:" in capsys.readouterr().err
+
+
+def test_an_export_into_a_folder_is_refused_in_words(tmp_path, capsys):
+    assert __main__.main(["export", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_two_that_write_the_same_csv_both_end_well(photo, folder, tmp_path):
+    calls = [
+        subprocess.Popen(
+            [sys.executable, "-m", "iqa_lib", "score", photo, "--model", folder, "--csv", tmp_path / "s.csv"],
+            env={**os.environ, "PYTHONPATH": str(paths.CHECKOUT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    assert [(b"Error" in call.communicate()[1], call.returncode) for call in calls] == [(False, 0)] * 2
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 1
+
+
+def test_notes_that_another_removed_are_no_error(photo, scorer, tmp_path, monkeypatch):
+    from iqa_lib.scoring import score as scoring
+
+    write = paths.write_atomically
+
+    def write_and_remove(path, content):
+        write(path, content)
+        if path.name == "s.csv":
+            (tmp_path / ".s.csv.unfinished").unlink()
+
+    monkeypatch.setattr(paths, "write_atomically", write_and_remove)
+    assert len(scoring.score_into(scorer, [photo], tmp_path / "s.csv")) == 1
+
+
+# --- things that are passed ---
+
+
+def test_a_tensor_has_the_score_of_its_picture(picture, scorer):
+    one = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    expected = score(picture, scorer)
+    assert score(one, scorer) == expected
+    assert score(one[None], scorer).tolist() == [expected]
+    assert score([one, picture], scorer).tolist() == [expected] * 2
+    assert score([], scorer).empty
+
+
+@pytest.mark.parametrize("thing", [None, 3, b"photo.jpg", {1: 2}, [None], [b"\xff\xd8"], object(), [["a.png"]]])
+def test_what_is_no_image_is_refused_by_its_type(thing, scorer):
+    with pytest.raises(DataError, match="is of type"):
+        score(thing, scorer)
+
+
+def test_names_in_an_array_or_a_series_and_paths_of_any_kind(photo, scorer):
+    expected = score(photo, scorer)
+    (entry,) = [e for e in os.scandir(photo.parent) if e.name == photo.name]
+    for names in (np.array([str(photo)]), np.array([photo]), pd.Series([str(photo)]), (photo,), [entry]):
+        assert score(names, scorer).tolist() == [expected]
+    assert score(entry, scorer) == expected
+
+
+# --- the metric among other modules ---
+
+
+@pytest.fixture
+def batch(picture):
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
+
+
+@pytest.mark.parametrize("convert", [torch.nn.Module.half, torch.nn.Module.double, torch.nn.Module.bfloat16])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_metric_keeps_its_precision_in_a_converted_host(batch, scorer, convert, gradient):
+    metric = Metric(scorer)
+    expected = metric(batch.clone().requires_grad_(gradient)).detach()
+    host = torch.nn.ModuleList([metric, torch.nn.Linear(2, 2)])
+    convert(host)
+    assert torch.equal(metric(batch.clone().requires_grad_(gradient)).detach(), expected)
+    assert host[1].weight.dtype != torch.float32
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_metric_keeps_its_precision_under_autocast(batch, scorer, gradient):
+    metric = Metric(scorer)
+    given = batch.clone().requires_grad_(gradient)
+    expected = metric(given).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        scored = metric(given)
+    assert torch.equal(scored.detach(), expected)
+    if gradient:
+        scored.sum().backward()
+        assert given.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_pixels_of_any_floating_type_are_scored(batch, scorer, kind):
+    metric = Metric(scorer)
+    rounded = (batch.to(kind).float() * 255).round() / 255
+    for gradient in (False, True):
+        scored = metric(batch.to(kind).requires_grad_(gradient))
+        assert scored.dtype == torch.float32
+        assert scored.item() == pytest.approx(metric(rounded.requires_grad_(gradient)).item(), abs=1e-3)
+
+
+def test_values_a_rounding_beyond_the_range_are_taken_others_shown(batch, scorer):
+    metric = Metric(scorer)
+    batch[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    beyond = batch.clone()
+    beyond[0, 0, 0, :2] = torch.tensor([-1e-7, 1.0000001])
+    for gradient in (False, True):
+        assert metric(beyond.clone().requires_grad_(gradient)) == metric(batch.clone().requires_grad_(gradient))
+    for wrong, shown in ((1.25, "1.25"), (-0.5, "-0.5"), (255.0, "255"), (float("nan"), "nan")):
+        beyond[0, 0, 0, 0] = wrong
+        with pytest.raises(DataError, match=shown):
+            metric(beyond)
+
+
+# --- names of models ---
+
+
+def test_a_tuned_models_name_means_its_newest_finished_run(home, scorer, capsys):
+    """Labels that were corrected make another run of the same settings."""
+    settings = load_profile("smoke", profile="mine", dataset="labels.csv")
+    paths.write_atomically(settings.folder / "profile.yaml", yaml.safe_dump(settings.model_dump(mode="json")))
+    runs = [Run(settings.model_copy(update=changed), labels) for changed, labels in VERSIONS]
+    for age, run in enumerate(runs):
+        scorer.model.save_pretrained(run.folder)
+        paths.write_atomically(run.folder / "run.json", json.dumps(run.config))
+        if run is not runs[-1]:  # still in training
+            paths.write_atomically(run.folder / "result.json", "{}")
+            os.utime(run.folder / "result.json", (age, age))
+    first, newest, *_ = (run.folder.name for run in runs)
+    assert load_scorer("mine").name == newest
+    assert f"'mine' means {newest}, its newest; older ones: {first}." in capsys.readouterr().err
+    assert load_scorer(first).name == first
+
+
+VERSIONS = [({}, "first"), ({}, "corrected"), ({"epochs": 9}, "other settings"), ({}, "unfinished")]
