@@ -73,7 +73,7 @@ def compare(options: argparse.Namespace) -> None:
     batches = ImageBatches(settings, ours.model, images, crops, 1)
     os.environ["THP_MEM_ALLOC_ENABLE"] = "0"  # of the plain way's process: this one has read it
     plain = ProcessPoolExecutor(1, get_context("spawn"), start_plain, (files, scores, settings))
-    resident = batches.stages  # of one batch, read beforehand
+    # one batch, read beforehand
     cut, label = batches.read(np.arange(settings.batch_size)), batches.labels[: settings.batch_size]
     label = torch.from_numpy(label).to(ours.accelerator.device)
     waits = []
@@ -87,7 +87,7 @@ def compare(options: argparse.Namespace) -> None:
     def train_bare() -> None:
         ours.model.train()
         for _ in range(options.steps):
-            ours.step(resident(cut), label, 1.0).item()
+            ours.learn(batches, cut, label, 1.0).item()
 
     with machine.freed_memory_kept():  # as over an epoch
         pair = alternately(

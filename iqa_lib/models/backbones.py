@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models import clean_state_dict
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from iqa_lib.errors import WeightsError
 from iqa_lib.models.hybrid import HybridSwin, create_hybrid
@@ -86,6 +89,46 @@ PACKAGED_WEIGHTS = {
 }
 
 
+class LeanAttention(WindowAttention):
+    """The same numbers on a GPU, with less to write: timm writes a float32 mask of every window, then rounds and pads it."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.in_one(x, mask) if x.is_cuda and self.fused_attn else super().forward(x, mask)
+
+    def in_one(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        windows, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(windows, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self._get_rel_pos_bias()
+        bias = bias if mask is None else bias + mask[:, None]
+        bias = pad(bias.to(q.dtype), (0, -n % 8))  # the kernel reads rows that begin at multiples of 8
+        if mask is not None:
+            bias = bias.repeat(windows // len(mask), 1, 1, 1)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = scaled_dot_product_attention(q, k, v, attn_mask=bias[..., :n], dropout_p=dropout)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, n, -1)))
+
+
+class LeanBlock(SwinTransformerBlock):
+    """The same numbers on a GPU: what attention rounds to bf16 anyway is rounded before it is shifted and cut up."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            x = x.to(torch.get_autocast_dtype("cuda"))
+        return super()._attn(x)
+
+
+LEAN = {WindowAttention: LeanAttention, SwinTransformerBlock: LeanBlock}
+
+
+class DrawnDropPath(nn.Module):
+    """timm's `DropPath`, whose draws come from outside: blocks that differ in their rates alone are equal blocks."""
+
+    drawn_B: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.drawn_B.to(x.dtype).view(-1, *[1] * (x.ndim - 1)) if self.training else x
+
+
 class Backbone(nn.Module):
     """Four feature maps of an image, NCHW, at strides 4, 8, 16 and 32.
 
@@ -107,6 +150,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         self.net = _create(name, pretrained, image_size, drop_path_rate)
+        for module in self.net.modules():
+            module.__class__ = LEAN.get(type(module), type(module))
         info = self.net.feature_info
         self._levels = [i for i, stride in enumerate(info.reduction()) if stride in STRIDES]
         if [info.reduction()[i] for i in self._levels] != list(STRIDES):
@@ -116,6 +161,7 @@ class Backbone(nn.Module):
                 f"Choose a hierarchical model: swin_*, convnext_*, resnet*, efficientnet*."
             )
         self.channels: list[int] = [info.channels()[i] for i in self._levels]
+        self._paths: list[DrawnDropPath] = []
         self._nhwc = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(_shape(name).architecture)
         # The side of the only square it takes; None where any size of image will do.
@@ -134,6 +180,20 @@ class Backbone(nn.Module):
             if hasattr(layer, "fused_attn"):
                 layer.fused_attn = fused
 
+    def equal_blocks(self) -> list[nn.Module]:
+        """Of a Swin: the blocks that nearly all of its arithmetic is in, made equal within a stage; none of others."""
+        if isinstance(self.net, HybridSwin):
+            return []
+        blocks = [m for m in self.net.modules() if isinstance(m, (SwinTransformerBlock, PatchMerging))]
+        found = [(b, name, m.drop_prob) for b in blocks for name, m in b.named_children() if isinstance(m, DropPath)]
+        for block, name, _ in found:
+            setattr(block, name, DrawnDropPath())
+            self._paths.append(getattr(block, name))
+        if found:
+            keep_N1 = 1 - torch.tensor([[rate] for *_, rate in found], device=self.mean.device)
+            self.register_buffer("keep_N1", keep_N1, persistent=False)
+        return blocks
+
     def weights(self) -> dict[str, Tensor]:
         """Tensors by the names of the whole architecture, as a file for ``pretrained`` has them."""
         ours = self.net.state_dict()
@@ -148,6 +208,10 @@ class Backbone(nn.Module):
         return (image_BCHW.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        if self._paths and self.training:
+            drawn_NB = torch.bernoulli(self.keep_N1.expand(-1, len(image_BCHW))) / self.keep_N1
+            for path, drawn_B in zip(self._paths, drawn_NB, strict=True):
+                path.drawn_B = drawn_B
         maps = self.net(image_BCHW)
         maps = [maps[i] for i in self._levels]
         return [m.permute(0, 3, 1, 2) for m in maps] if self._nhwc else maps

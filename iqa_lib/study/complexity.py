@@ -32,7 +32,8 @@ from iqa_lib.models.smart_iqa import BlindIQA, compile_backbone
 from iqa_lib.profile import Profile, ScoringSettings
 from iqa_lib.progress import Progress
 from iqa_lib.study import experiments, statistics
-from iqa_lib.study.plan import size_of
+from iqa_lib.study.plan import FORWARD_AND_BACKWARD, size_of
+from iqa_lib.training.graphs import WORTH_IT
 from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
 from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
@@ -274,7 +275,8 @@ def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
 
     Each model works in a process of its own, from small to large batches, so that the peak is that of the batch;
     a batch that does not fit ends the column. Memory is what the process takes (on a GPU: what torch allocates)
-    beyond the model itself. RunError where a process was killed, as it is where the memory of a CPU is too small.
+    beyond the model itself; beside the rate, its share of this machine's rate of multiplying large matrices. RunError
+    where a process was killed, as it is where the memory of a CPU is too small.
     """
     rows = []
     jobs = [(label, s, work) for label, s in models(settings).items() for work in ("scoring", "training")]
@@ -287,29 +289,33 @@ def batch_sizes(settings: Profile, largest: int = BATCHES[-1]) -> pd.DataFrame:
                     f"The process that measured {label} ({work}) was killed, most likely because the memory was full: "
                     f"measure smaller batches, --largest-batch {largest // 2}."
                 ) from error
-        rows += [{"model": label, "backbone": of_model.backbone, "work": work, **row} for row in measured]
+        flop = size_of(of_model)[1] * (FORWARD_AND_BACKWARD if work == "training" else 1)
+        percent = 100 * flop / machine.matrix_rate(machine.used_precision(of_model.precision), machine.device())
+        for row in measured:
+            share = {"of the matrix rate (%)": percent * row["crops/s"]}
+            rows.append({"model": label, "backbone": of_model.backbone, "work": work, **row, **share})
     return pd.DataFrame(rows).round(3)
 
 
 def _batches_of(settings: Profile, training: bool, largest: int) -> list[dict[str, float]]:
-    model = _random(settings).train(training)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    before, rows = _peak_memory(), []
+    whole = {"pretrained": False, "freeze_backbone": False, "batch_size": 1, "epochs": WORTH_IT}
+    settings, images = settings.model_copy(update=whole), noise_images(largest, settings.crop_size)
+    loop = Loop.start(settings, images)
+    model = loop.model.train(training)
+    batches = ImageBatches(settings, model, images, [(row, 0, 0, False) for row in range(largest)], 1)
+    before, rows, score = _peak_memory(), [], _scorer(settings, model)
 
-    def one_batch(crops_BCHW: Tensor) -> None:
-        with torch.set_grad_enabled(training):
-            loss = model.score_stages(Predictor(settings, model).stages(crops_BCHW)).mean()
+    def one_batch(chosen: np.ndarray) -> None:
+        data, label_B = batches.read(chosen), torch.from_numpy(batches.labels[chosen]).to(machine.device())
         if training:
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        loss.item()  # waits for the device
+            loop.record(batches, [chosen])
+        result = loop.learn(batches, data, label_B, 1.0) if training else score(data)
+        result.sum().item()  # waits for the device
 
     with machine.freed_memory_kept() if training else nullcontext():  # as `train` does
         for batch in (b for b in BATCHES if b <= largest):
-            crops = _noise(batch, settings.crop_size)
             try:
-                seconds = [_seconds(lambda crops=crops: one_batch(crops)) for _ in range(2)][-1]
+                seconds = [_seconds(partial(one_batch, np.arange(batch))) for _ in range(2)][-1]
             except torch.OutOfMemoryError:
                 break
             rows.append({"batch": batch, "memory (GB)": _peak_memory() - before, "crops/s": batch / seconds})

@@ -24,11 +24,13 @@ from iqa_lib.profile import RunSettings, ScoringSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training import features
 from iqa_lib.training.features import Features
+from iqa_lib.training.graphs import graphs_of, uncompiled
 
 Crop = tuple[int, int, int, bool]
 # Crops through a backbone at once: a core's caches hold the maps of few.
-EVALUATION_BATCH = 64 if torch.cuda.is_available() else 4
-HEAD_BATCH = 64  # through the head alone
+EVALUATION_BATCH = 128 if torch.cuda.is_available() else 4
+HEAD_BATCH = max(64, EVALUATION_BATCH)  # through the head alone
+RECORDED_FROM = 8  # batches of one shape: recording takes as long as some of them
 MOST_WORKERS = 8  # each holds the feature maps of a batch
 ALPHAS = ["alpha1", "alpha2", "alpha3", "alpha4"]  # columns of the stage weights
 
@@ -136,10 +138,24 @@ class Predictor(NamedTuple):
             with torch.inference_mode():  # each thread has its own
                 return self.stages(crops_BCKK)
 
-        if (
-            self.model.backbone.mean.device.type != "cpu" or self.settings.compile
-        ):  # compiled code is called from one thread
-            yield from map(stages, ahead(read, items))
+        device = self.model.backbone.mean.device
+        graphs = graphs_of(self.model, device)
+
+        @torch.inference_mode()
+        def replayed(crops_BCKK: Tensor) -> PooledStages:
+            whole = len(crops_BCKK) == EVALUATION_BATCH
+            # Weights change in place; where they were moved, a graph would read the place that they left.
+            key = (self.settings.precision, crops_BCKK.shape, self.model.backbone.mean.data_ptr())
+            graphs.seen[key] += 1
+            if graphs.work and whole and graphs.seen[key] == RECORDED_FROM:
+                graphs.record({key: (lambda crops_BCKK: [stages(crops_BCKK).pack()], (crops_BCKK,))}, lambda: None)
+            if key in graphs:
+                return PooledStages.unpack(*graphs.replay(key, crops_BCKK), self.model.backbone.channels)
+            with uncompiled(self.settings.compile and device.type == "cuda" and not whole):
+                return stages(crops_BCKK)
+
+        if graphs.work or device.type != "cpu" or self.settings.compile:  # compiled code is called from one thread
+            yield from map(replayed, ahead(read, items))
         else:
             pixels = EVALUATION_BATCH * self.settings.crop_size**2
             yield from on_every_core(lambda item: stages(read(item)), ((item, pixels) for item in items))

@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -207,7 +208,15 @@ class Run(StoredRun):
 
         kind = {"smart_iqa": smart_iqa.SmartIQA, "hyper_iqa": smart_iqa.HyperIQA}[self.settings.method]
         model = kind.from_pretrained(self.folder).to(machine.device()).eval()
-        return smart_iqa.compile_backbone(model) if self.settings.compile else model
+        return compiled(model) if self.settings.compile else model
+
+
+def compiled(model):
+    """`compile_backbone` of it; what the compiler makes is kept on disk, for the next run of the study."""
+    from iqa_lib.models.smart_iqa import compile_backbone
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.DATA / "cache" / "compiled"))
+    return compile_backbone(model)
 
 
 def _identity(config: dict) -> dict:

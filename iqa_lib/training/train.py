@@ -20,7 +20,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,16 @@ from iqa_lib.data import catalog
 from iqa_lib.data.images import ImageSet, load_images, page_locked
 from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models.hypernet import PooledStages
-from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA, compile_backbone
+from iqa_lib.models.smart_iqa import BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
 from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
 from iqa_lib.training.evaluate import evaluation_crops, predict
+from iqa_lib.training.graphs import WORTH_IT, graphs_of, uncompiled
 from iqa_lib.training.losses import combined
 from iqa_lib.training.predictor import ahead
-from iqa_lib.training.runs import MODEL, STATE, Run, claimed
+from iqa_lib.training.runs import MODEL, STATE, Run, claimed, compiled
 
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
@@ -184,14 +186,17 @@ class Loop:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     accelerator: Accelerator
+    rates: list[Tensor] = field(default_factory=list)  # on the GPU, where recorded steps read them
 
     @classmethod
     def start(cls, settings: RunSettings, images: ImageSet, accelerator: Accelerator | None = None) -> Loop:
         """Before the first step."""
         accelerator, rows = accelerator or Accelerator(), images.rows("train")
+        if accelerator.device.type == "cuda" and accelerator.num_processes > 1 and accelerator.is_main_process:
+            print(f"{accelerator.num_processes} processes share this training: no CUDA graph.", file=sys.stderr)
         model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
         if settings.compile:
-            compile_backbone(model)
+            compiled(model)
         if not settings.freeze_backbone and images.fits(accelerator.device):
             images.keep_on(accelerator.device)
         if settings.protocol == "honest":
@@ -201,8 +206,70 @@ class Loop:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(settings, optimizer, batches))
         return cls(settings, model, optimizer, schedule, accelerator)
 
+    def record(self, crops: ImageBatches, batches: list[np.ndarray]) -> None:
+        """On a GPU of its own: batches of these sizes will be learnt from by CUDA graphs (`learn`). Nothing is learnt yet."""
+        graphs = graphs_of(self.model, self.accelerator.device)
+        too_few = len(batches) * self.settings.epochs < WORTH_IT
+        if not graphs.work or too_few or self.accelerator.num_processes > 1:
+            return
+        works = {}
+        for chosen in {len(batch): batch for batch in sorted(batches, key=len, reverse=True)}.values():
+            data, label_B = crops.read(chosen), torch.from_numpy(crops.labels[chosen])
+
+            def work(data: Tensor, label_B: Tensor) -> list[Tensor]:
+                with uncompiled(self._rarely(label_B)):
+                    return [self._update(crops.stages(data), label_B, 1.0)]
+
+            if _shapes(data, label_B) not in graphs:
+                works[_shapes(data, label_B)] = work, (data, label_B)
+        if not works:
+            return
+        groups, before = self.optimizer.param_groups, [t.clone() for t in self._changing()]
+        plain = [{key: group[key] for key in ("lr", "capturable")} for group in groups]
+        self.rates = self.rates or [torch.tensor(group["lr"], device=self.accelerator.device) for group in groups]
+
+        def undo() -> None:
+            with torch.no_grad():
+                for now, then in zip_longest(self._changing(), before):
+                    now.zero_() if then is None else now.copy_(then)  # moments begin at zero
+            before.clear()
+
+        try:
+            for group, rate in zip(groups, self.rates, strict=True):
+                group.update(lr=rate, capturable=True)
+            graphs.record(works, undo)
+        finally:
+            for group, options in zip(groups, plain, strict=True):
+                group.update(options)
+
+    def _changing(self) -> list[Tensor]:
+        """All that a step changes; what its first adds, the optimizer's moments and counts, stands last."""
+        moments = [value for of_one in self.optimizer.state.values() for value in of_one.values()]
+        return [*_trained_state(self.model).values(), *moments]
+
+    def _rarely(self, label_B: Tensor) -> bool:
+        """Whether so small a batch comes but once an epoch, too rarely to be compiled for."""
+        return self.settings.compile and label_B.is_cuda and len(label_B) < self.settings.batch_size
+
+    def learn(self, crops: ImageBatches, data: Tensor, label_B: Tensor, scale: float) -> Tensor:
+        """As `step`, from a batch as it was read, in one call where it is recorded."""
+        graphs, key = graphs_of(self.model, self.accelerator.device), _shapes(data, label_B)
+        if key not in graphs:
+            with uncompiled(self._rarely(label_B)):
+                return self.step(crops.stages(data), label_B, scale)
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        (loss,) = graphs.replay(key, data, label_B)
+        self.schedule.step()
+        return loss
+
     def step(self, stages: PooledStages, label_B: Tensor, scale: float) -> Tensor:
         """The loss of one batch, after learning from it; no wait for the device."""
+        loss = self._update(stages, label_B, scale)
+        self.schedule.step()
+        return loss
+
+    def _update(self, stages: PooledStages, label_B: Tensor, scale: float) -> Tensor:
         with machine.autocast(self.settings.precision, self.accelerator.device):
             predicted_B = self.model.score_stages(stages)
         loss = combined(self.settings.loss, self.settings.ranking_weight)(predicted_B.float(), label_B) * scale
@@ -216,8 +283,11 @@ class Loop:
             loss = self.accelerator.reduce(loss.detach(), "mean")
         self.accelerator.clip_grad_norm_(learning, self.settings.clip_norm)
         self.optimizer.step()
-        self.schedule.step()
         return loss
+
+
+def _shapes(*inputs: Tensor) -> tuple:
+    return tuple((given.shape, given.dtype) for given in inputs)
 
 
 def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) -> dict[str, float]:
@@ -236,6 +306,7 @@ def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) 
     batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     # A batch smaller than the number of processes is worked by all.
     shares = [batch if len(batch) < processes else batch[accelerator.process_index :: processes] for batch in batches]
+    loop.record(crops, shares)
     losses, unread, waited, started = [], [], 0.0, time.monotonic()
     bar = Progress(ahead(crops.read, shares), desc=f"train: epoch {epoch}/{settings.epochs}", total=len(batches))
     asked = started
@@ -245,7 +316,7 @@ def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) 
         label_B = page_locked(torch.from_numpy(crops.labels[chosen])).to(accelerator.device, non_blocking=True)
         # Shares may differ by one image.
         scale = len(chosen) * processes / len(batch) if 1 < processes <= len(batch) else 1.0
-        unread.append(loop.step(crops.stages(data), label_B, scale))
+        unread.append(loop.learn(crops, data, label_B, scale))
         if len(unread) == LOSSES_AT_ONCE or number == len(batches) - 1:
             losses += torch.stack(unread).tolist()
             unread.clear()

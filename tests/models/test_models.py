@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from iqa_lib import HyperIQA, SmartIQA, load_reference_checkpoint
 from iqa_lib.errors import CheckpointError, WeightsError
-from iqa_lib.models.backbones import PACKAGED_WEIGHTS, Backbone
+from iqa_lib.models.backbones import PACKAGED_WEIGHTS, Backbone, DrawnDropPath, LeanAttention, LeanBlock
 from iqa_lib.models.hypernet import PooledStages, packed_size
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -230,3 +230,61 @@ def test_unfit_and_unknown_backbones_are_refused_with_a_hint():
         Backbone("vit_tiny_patch16_224", pretrained=False)
     with pytest.raises(ValueError, match="tiny, small, base"):
         SmartIQA(model_size="huge", pretrained=False)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-6), ("bf16", 1e-3)])
+@pytest.mark.parametrize("name", ["swin_test", "swin_nano_plain"])  # windows of 4 x 4 and 6 x 6 or, at 7, of 7 x 7
+def test_attention_as_a_gpu_computes_it_is_timms(name, precision, tolerance, monkeypatch):
+    """Outputs, and gradients of the position bias; here by the processor."""
+    torch.manual_seed(0)
+    backbone = Backbone(name, pretrained=False, image_size=96).eval()
+    image = torch.rand(2, 3, 96, 96)
+    table = next(m for m in backbone.modules() if isinstance(m, LeanAttention)).relative_position_bias_table
+    found = []
+    for lean in (False, True):
+        if lean:
+            monkeypatch.setattr(LeanAttention, "forward", LeanAttention.in_one)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            maps = [m.float() for m in backbone(image)]
+        (gradient,) = torch.autograd.grad(sum(m.mean() for m in maps), table)
+        found.append([*maps, gradient])
+    assert any(isinstance(m, LeanBlock) for m in backbone.modules())
+    for plain, lean in zip(*found, strict=True):
+        torch.testing.assert_close(lean, plain, rtol=tolerance, atol=tolerance * float(plain.detach().abs().max()))
+
+
+def test_equal_blocks_share_what_is_compiled_for_them_and_drop_as_many_paths():
+    """Eight kinds of block in four stages, of which two shifted by turns, and three mergers: not one for each of 15."""
+    torch.manual_seed(0)
+    plain = Backbone("swin_test", pretrained=False, image_size=64, drop_path_rate=0.5)
+    backbone = Backbone("swin_test", pretrained=False, image_size=64, drop_path_rate=0.5)
+    backbone.load_state_dict(plain.state_dict())
+    compiled = []
+
+    def backend(module, _):
+        compiled.append(module)
+        return module.forward
+
+    torch.compiler.reset()
+    for block in backbone.equal_blocks():
+        block.compile(dynamic=False, backend=backend)
+    image = torch.rand(4, 3, 64, 64)
+    with torch._dynamo.config.patch(cache_size_limit=64):
+        backbone.train()(image)[3].mean().backward()
+        assert 3 < len(compiled) < 12
+        torch.testing.assert_close(backbone.eval()(image), plain.eval()(image))
+    backbone.train()
+    with torch.compiler.set_stance("force_eager"):
+        before = len(compiled)
+        backbone(image[:3])
+    assert len(compiled) == before
+    paths = [m for m in backbone.modules() if isinstance(m, DrawnDropPath)]
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        drawn = []
+        for _ in range(50):
+            backbone(image)
+            drawn.append(torch.stack([path.drawn_B for path in paths]))
+    drawn = torch.cat(drawn, dim=1)
+    keep = backbone.keep_N1
+    assert len(paths) == 22 and ((drawn == 0) | torch.isclose(drawn * keep, torch.ones(()))).all()
+    torch.testing.assert_close((drawn > 0).float().mean(1, keepdim=True), keep, rtol=0, atol=0.12)

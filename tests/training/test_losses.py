@@ -256,3 +256,13 @@ def test_the_ranking_term_is_added_with_its_weight_and_left_out_at_zero(name):
     assert value(combined(name, 0.3), predicted, label) == pytest.approx(
         plain + 0.3 * value(margin_ranking, predicted, label)
     )
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+def test_pairs_without_the_diagonal_are_those_that_a_mask_selects(images):
+    pairs = torch.rand(images, images, requires_grad=True)
+    expected = pairs[~torch.eye(images, dtype=torch.bool)]
+    weights = torch.arange(1.0, len(expected) + 1)
+    found = losses._distinct(pairs)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(each @ weights, pairs)[0] for each in (found, expected)))
