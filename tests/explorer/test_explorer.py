@@ -174,7 +174,7 @@ def test_names_of_models_are_never_equal(study):
         ("text.png", b"not an image", "“text.png” is no image that Pillow can read"),
         ("empty.jpg", b"", "“empty.jpg” is empty (0 bytes)"),
         ("strip.png", file_bytes(some_photo(3000, 20)), "strip longer than 50 times"),
-        ("IMG_1.CR3", b"raw", "“IMG_1.CR3” is a camera's raw file, not developed yet: export it as JPEG"),
+        ("IMG_1.CR3", b"raw", "raw file, not developed yet: export it as JPEG or TIFF. The image before it stays"),
         ("cut.png", file_bytes(some_photo())[:400], "“cut.png” cannot be decoded"),
         ("<b>bold</b>.png", b"?", "“&lt;b&gt;bold&lt;/b&gt;.png”"),
     ],
@@ -187,6 +187,10 @@ def test_a_file_that_cannot_be_scored_is_named_in_words_and_the_page_goes_on(exp
     assert everything(explorer) == before and explorer.upload.value == ()
     explorer.level.value = 3
     assert words(explorer.status).startswith("● ready") and everything(explorer) != before
+
+
+def test_the_dialog_offers_kinds_that_browsers_do_not_know_as_images(explorer):
+    assert {"image/*", ".heic", ".heif", ".hif"} <= set(explorer.upload.accept.split(","))
 
 
 def test_a_huge_file_is_refused_in_words(explorer, monkeypatch):
