@@ -74,6 +74,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(graphs, "_warm_up", lambda work: [work() for _ in range(4)])
     monkeypatch.setattr(graphs, "_capture", capture)
     monkeypatch.setattr(train, "WORTH_IT", 0)
+    monkeypatch.setattr(predictor, "RECORDED_FROM", 10**9)
     return found
 
 
@@ -104,7 +105,7 @@ def an_epoch(loop, batches):
     ids=["whole", "frozen", "pairwise"],
 )
 def test_recorded_steps_learn_what_launched_ones_do(home, recorded, monkeypatch, options):
-    """Recorded in the first epoch, and used in the next: weights, moments, counts and random numbers agree, as far as a rate in float32 lets them."""
+    """Weights, moments, counts and random numbers agree, as far as a rate in float32 lets them; recorded once."""
     loop, batches = a_loop(batch_size=12, **options)
     found = [an_epoch(loop, batches) for _ in range(2)]
     sizes = len({len(batches.labels[i : i + 12]) for i in range(0, len(batches.labels), 12)})
@@ -216,6 +217,7 @@ def test_a_backbone_that_cannot_be_recorded_trains_step_by_step(home, monkeypatc
 def test_recorded_evaluation_scores_as_the_launched_one_and_follows_the_weights(home, request, monkeypatch):
     if not ON_A_GPU:
         request.getfixturevalue("recorded")
+    monkeypatch.setattr(predictor, "RECORDED_FROM", 3)
     monkeypatch.setattr(predictor, "EVALUATION_BATCH", 4)
     monkeypatch.setattr(predictor, "HEAD_BATCH", 8)
     loop, _ = a_loop()
