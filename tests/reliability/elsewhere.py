@@ -118,6 +118,7 @@ def _work(home: Path, work: Callable, arguments: tuple) -> None:
 
     machine.native_bf16 = lambda on: False  # as in tests/conftest.py
     os.environ["IQA_HOME"] = str(home)
+    os.environ.pop("IQA_PROGRESS_FILE", None)  # of a notebook whose kernel started what both are forked from
     for name, folder in {"HOME": "", "DATA": "data", "RUNS": "runs", "FIGURES": "figures"}.items():
         setattr(paths, name, home / folder)
     out = os.open(_told(home), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
