@@ -23,8 +23,8 @@ def _safely(check: Callable[[], tuple[str, str]]) -> tuple[str, str]:
         return check()
     except Exception as error:  # a broken installation fails in ways of its own, and this is who says so
         reason = " ".join(str(error).split()) or type(error).__name__
-        again = "the wheel with pip's --force-reinstall" if paths.INSTALLED else "pip install -e ."
-        return reason, reason if isinstance(error, WorkbookError) else f"install again: {again} ({reason})"
+        again = f"if the packages are well, install again in a new environment ({reason})"
+        return reason, reason if isinstance(error, WorkbookError) else again
 
 
 def _workbook() -> tuple[str, str]:
@@ -39,16 +39,24 @@ def _python() -> tuple[str, str]:
 
 
 def _packages() -> tuple[str, str]:
-    import torchvision  # noqa: F401  one that does not fit torch fails here, and with it timm
     from packaging.requirements import Requirement
 
     from iqa_lib.training.runs import PACKAGES
 
     wanted = [Requirement(line) for line in importlib.metadata.requires("smart-iqa-workbook")]
     wanted = [w for w in wanted if not w.marker or w.marker.evaluate({"extra": ""})]
-    wrong = [w for w in wanted if not w.specifier.contains(importlib.metadata.version(w.name), prereleases=True)]
-    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in (*PACKAGES, "papermill"))
+    there = {package.name.lower().replace("_", "-"): package.version for package in importlib.metadata.distributions()}
+    wrong = [w for w in wanted if not w.specifier.contains(there.get(w.name.lower().replace("_", "-"), "0"), True)]
+    found = ", ".join(f"{name} {there.get(name, 'is absent')}" for name in (*PACKAGES, "torchvision", "papermill"))
     return found, "pip install " + " ".join(f"'{w}'" for w in wrong) if wrong else ""
+
+
+def _torchvision() -> tuple[str, str]:
+    try:
+        import torchvision
+    except (ImportError, OSError, RuntimeError) as error:  # one from another index than torch, without which timm fails
+        return f"{error}", "pip install --force-reinstall torch torchvision, both from one index (pytorch.org names it)"
+    return f"{torchvision.__version__} fits torch", ""
 
 
 def _device() -> tuple[str, str]:
@@ -113,4 +121,16 @@ def _kernel() -> tuple[str, str]:
     return kernel.resource_dir, ""
 
 
-CHECKS = (_workbook, _python, _packages, _device, _precision, _folder, _cache, _datasets, _default_model, _kernel)
+CHECKS = (
+    _workbook,
+    _python,
+    _packages,
+    _torchvision,
+    _device,
+    _precision,
+    _folder,
+    _cache,
+    _datasets,
+    _default_model,
+    _kernel,
+)

@@ -19,10 +19,16 @@ import torch
 import yaml
 
 from iqa_lib import __main__, machine, paths
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import CheckpointError
 from iqa_lib.models import hypernet
 from iqa_lib.models.smart_iqa import SmartIQA
+from iqa_lib.profile import load_profile
+from iqa_lib.scoring.metric import Metric
 from iqa_lib.study import complexity
+from iqa_lib.study.maps import stage_statistics
+from iqa_lib.training.predictor import Predictor
+from iqa_lib.training.train import build_model
 from iqa_lib.workbook import doctor
 
 
@@ -52,14 +58,21 @@ def test_an_installation_without_torch_still_reports():
     code = "import sys; sys.modules['torch'] = None; from iqa_lib.__main__ import main; sys.exit(main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.CHECKOUT)
     assert done.returncode == 1 and not done.stderr
-    assert (
-        "device: install again: pip install -e . (import of torch halted" in done.stdout and "│ folder" in done.stdout
+    assert "torchvision: pip install --force-reinstall torch torchvision" in done.stdout
+    assert "(import of torch halted" in done.stdout and "│ folder" in done.stdout
+
+
+def test_a_package_that_is_too_old_or_absent_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(
+        importlib.metadata, "requires", lambda _: ["numpy>=99", "torch>=2", "lost_one>=1", 'ray>=9; extra == "ray"']
     )
+    assert doctor._packages()[1] == "pip install 'numpy>=99' 'lost_one>=1'"
 
 
-def test_a_package_that_is_too_old_is_named_with_the_command(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["numpy>=99", "torch>=2", 'ray>=99; extra == "ray"'])
-    assert doctor._packages()[1] == "pip install 'numpy>=99'"
+def test_a_torchvision_of_another_torch_is_named_with_the_command(monkeypatch):
+    """Met with torch from the index of CPU wheels and torchvision from PyPI."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert doctor._torchvision()[1].startswith("pip install --force-reinstall torch torchvision, both from one index")
 
 
 @pytest.mark.parametrize(("built", "said"), [(None, "built without CUDA"), ("13.0", "too old for torch's CUDA 13.0")])
@@ -96,7 +109,7 @@ def test_a_check_that_breaks_spares_the_others(monkeypatch):
 
     monkeypatch.setattr(doctor, "CHECKS", (_kernel, doctor._python))
     (kernel, found, advice), (python, _, fine) = doctor.examine()
-    assert (kernel, found) == ("kernel", "no jupyter_client") and "pip install" in advice
+    assert (kernel, found) == ("kernel", "no jupyter_client") and "install again" in advice
     assert python == "python" and not fine
 
 
@@ -258,3 +271,25 @@ def test_pooling_that_a_macs_gpu_refuses_is_done_on_the_processor(monkeypatch):
     assert torch.equal(hypernet._pool(maps.as_subclass(OnMps), 7), expected) and OnMps.asked == 1
     hypernet._pool(torch.rand(1, 2, 14, 14).as_subclass(OnMps), 7)
     assert OnMps.asked == 1
+
+
+def test_no_number_becomes_float64_on_a_macs_gpu(home, monkeypatch):
+    """Which has none: it is brought to the processor first."""
+    settings = load_profile("smoke")
+    model, images = build_model(settings), load_images(settings)
+    brought, to_cpu, to_double = [], torch.Tensor.cpu, torch.Tensor.double
+
+    def cpu(tensor):
+        brought.append(to_cpu(tensor))
+        return brought[-1]
+
+    def double(tensor):
+        assert any(tensor is other for other in brought), "Cannot convert a MPS Tensor to float64 dtype"
+        return to_double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "double", double)
+    metric = Metric(Predictor(settings, model, "mine"))
+    metric.update(torch.rand(2, 3, settings.crop_size, settings.crop_size))
+    assert metric.compute().isfinite()
+    assert len(stage_statistics(settings, model, images, images.rows("test")[:2])) == 8
