@@ -212,8 +212,8 @@ def test_a_notebook_installs_the_package_on_colab_and_nowhere_else(notebook):
 UNIX = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 
 
-def test_no_module_needs_what_windows_lacks():
-    for file in (paths.CHECKOUT / "iqa_lib").rglob("*.py"):
+def test_no_module_or_test_needs_what_windows_lacks():
+    for file in (*(paths.CHECKOUT / "iqa_lib").rglob("*.py"), *(paths.CHECKOUT / "tests").rglob("*.py")):
         for node in ast.parse(file.read_text()).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
