@@ -24,6 +24,8 @@ INSTALLED = not (CHECKOUT / "pyproject.toml").is_file()
 HOME = Path(os.environ.get("IQA_HOME") or (Path.cwd() if INSTALLED else CHECKOUT)).resolve()
 NOTEBOOKS = CHECKOUT / "notebooks"
 if INSTALLED:
+    if HOME.name == "notebooks" and (HOME / "profiles").is_dir():  # of a notebook that was opened by hand
+        HOME = HOME.parent
     os.environ["IQA_HOME"] = str(HOME)  # for kernels, which work in another folder
     own = HOME / "notebooks"  # by `python -m iqa_lib notebooks`
     NOTEBOOKS = own if own.is_dir() else Path(__file__).resolve().with_name("notebooks")
@@ -105,7 +107,7 @@ def stamps(files: Iterable[str | Path]) -> list[tuple[str, int, int]]:
 
 def sync(path: Path) -> None:
     """Wait until the disk has the file's content: after a power cut a name must not stand for nothing."""
-    with open(path, "rb") as file:
+    with open(path, "rb+") as file:  # Windows syncs only what may be written
         os.fsync(file.fileno())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,7 +137,9 @@ class Profile(RunSettings):
         Raises:
             ProfileError: as `load_profile`, also for a parameter that this notebook does not have.
         """
-        written, injected = (_last_assigned(variables.get("In", ()), start) for start in ("profile", "# Parameters\n"))
+        cells = [(cell.startswith("# Parameters\n"), _assigned(cell)) for cell in reversed(variables.get("In", ()))]
+        injected = next((names for by_papermill, names in cells if by_papermill), set())
+        written = next((names for by_papermill, names in cells if "profile" in names and not by_papermill), set())
         for name in injected | written:
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.8)
             if name not in cls.model_fields and (near or name not in written):
@@ -147,12 +149,13 @@ class Profile(RunSettings):
         return load_profile(given.pop("profile"), **given)
 
 
-def _last_assigned(cells: Sequence[str], start: str) -> set[str]:
-    """The names that the last executed cell with this start assigns."""
-    last = next((cell for cell in reversed(cells) if cell.startswith(start)), "")
-    return {
-        name.id for name in ast.walk(ast.parse(last)) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
-    }
+def _assigned(cell: str) -> set[str]:
+    """The names that an executed cell assigns."""
+    try:
+        nodes = list(ast.walk(ast.parse(cell)))
+    except (SyntaxError, ValueError):  # it failed when it was executed
+        return set()
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _typed(value: Any) -> Any:

@@ -79,7 +79,7 @@ class Metric(nn.Module):
         return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
 
     def update(self, images: Tensor | Source | Iterable[Source]) -> None:
-        scores_N = self(images).detach().double()
+        scores_N = self(images).detach().cpu().double()  # Apple's GPU has no float64
         self._sum, self._seen = self._sum + scores_N.sum().item(), self._seen + len(scores_N)
 
     def compute(self) -> Tensor:

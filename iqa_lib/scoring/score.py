@@ -103,6 +103,7 @@ def _locate(name: str) -> Path:
         return path
     runs = [run for run in paths.RUNS.glob("*/store/*") if (run / MODEL).is_file()]
     found = [run for run in runs if run.name == name] or [run for run in runs if _profile_of(run) == name]
+    found = [run for run in found if (run / "result.json").is_file()] or found
     if len(found) > 1 and (own := _by_present_settings(name, found)):
         newest, *older = sorted(own, key=lambda run: (run / "result.json").stat().st_mtime, reverse=True)
         if older:
@@ -127,14 +128,14 @@ def _profile_of(run: Path) -> str:
 
 
 def _by_present_settings(profile: str, runs: list[Path]) -> list[Path]:
-    """The finished ones of a profile's runs that have the settings it has now, whatever its images were then."""
+    """Those of a profile's runs that have the settings it has now, whatever its images were then."""
     file = paths.RUNS / profile / "profile.yaml"
     try:
         wanted = load_profile(str(file) if file.is_file() else profile)
     except ProfileError:
         return []
-    finished = [Run.at(run) for run in runs if (run / "result.json").is_file()]
-    return [run.folder for run in finished if all(getattr(wanted, k) == getattr(run.settings, k) for k in IDENTITY)]
+    trained = map(Run.at, runs)
+    return [run.folder for run in trained if all(getattr(wanted, k) == getattr(run.settings, k) for k in IDENTITY)]
 
 
 # --- which images -----------------------------------------------------------------------------------------

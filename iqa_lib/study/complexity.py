@@ -5,7 +5,6 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 import math
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from torch import Tensor
 
@@ -329,6 +329,10 @@ def _peak_memory() -> float:
     status = Path("/proc/self/status")
     if status.exists():  # Linux keeps getrusage's peak from the parent process
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1e6
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 

@@ -176,7 +176,7 @@ def stage_statistics(settings: ScoringSettings, model: BlindIQA, images: ImageSe
         for stage, activation_BN in enumerate((m.float().abs().mean(dim=1).flatten(1) for m in maps), 1):
             mean_B = activation_BN.mean(dim=1)
             uneven_B = activation_BN.std(dim=1, correction=0) / mean_B.clamp_min(1e-12)
-            columns = {"activation": mean_B.double().cpu(), "unevenness": uneven_B.double().cpu()}
+            columns = {"activation": mean_B.cpu().double(), "unevenness": uneven_B.cpu().double()}
             tables.append(pd.DataFrame({"row": [crop[0] for crop in part], "stage": stage, **columns}))
     return pd.concat(tables).groupby(["row", "stage"], as_index=False).mean()
 

@@ -7,11 +7,8 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from iqa_lib import machine, paths
-from iqa_lib.data.check import overview
+from iqa_lib import paths  # the rest is imported by the checks: any of it may be what is broken
 from iqa_lib.errors import WorkbookError
-from iqa_lib.training.features import MOST_BYTES
-from iqa_lib.training.runs import PACKAGES, commit
 
 ROOM = 5_000_000_000  # bytes that the demo, with its features, takes at most
 
@@ -26,10 +23,13 @@ def _safely(check: Callable[[], tuple[str, str]]) -> tuple[str, str]:
         return check()
     except Exception as error:  # a broken installation fails in ways of its own, and this is who says so
         reason = " ".join(str(error).split()) or type(error).__name__
-        return reason, reason if isinstance(error, WorkbookError) else f"install again: pip install -e . ({reason})"
+        again = f"if the packages are well, install again in a new environment ({reason})"
+        return reason, reason if isinstance(error, WorkbookError) else again
 
 
 def _workbook() -> tuple[str, str]:
+    from iqa_lib.training.runs import commit
+
     kind = "installed package" if paths.INSTALLED else f"checkout at {commit()}"
     return f"{importlib.metadata.version('smart-iqa-workbook')}, {kind}", ""
 
@@ -39,37 +39,65 @@ def _python() -> tuple[str, str]:
 
 
 def _packages() -> tuple[str, str]:
-    import torchvision  # noqa: F401  one that does not fit torch fails here, and with it timm
+    from packaging.requirements import Requirement
 
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in (*PACKAGES, "papermill")), ""
+    from iqa_lib.training.runs import PACKAGES
+
+    wanted = [Requirement(line) for line in importlib.metadata.requires("smart-iqa-workbook")]
+    wanted = [w for w in wanted if not w.marker or w.marker.evaluate({"extra": ""})]
+    there = {package.name.lower().replace("_", "-"): package.version for package in importlib.metadata.distributions()}
+    wrong = [w for w in wanted if not w.specifier.contains(there.get(w.name.lower().replace("_", "-"), "0"), True)]
+    found = ", ".join(f"{name} {there.get(name, 'is absent')}" for name in (*PACKAGES, "torchvision", "papermill"))
+    return found, "pip install " + " ".join(f"'{w}'" for w in wrong) if wrong else ""
+
+
+def _torchvision() -> tuple[str, str]:
+    try:
+        import torchvision
+    except (ImportError, OSError, RuntimeError) as error:  # one from another index than torch, without which timm fails
+        return f"{error}", "pip install --force-reinstall torch torchvision, both from one index (pytorch.org names it)"
+    return f"{torchvision.__version__} fits torch", ""
 
 
 def _device() -> tuple[str, str]:
     import torch
 
-    unused = shutil.which("nvidia-smi") and not torch.version.cuda
-    return machine.description(), "torch was built without CUDA: install it as pytorch.org says" if unused else ""
+    from iqa_lib import machine
+
+    advice = ""
+    if shutil.which("nvidia-smi") and machine.device().type != "cuda":
+        advice = "torch was built without CUDA: install it as pytorch.org says"
+        if built := torch.version.cuda:
+            advice = (
+                f"the driver is too old for torch's CUDA {built}, or CUDA_VISIBLE_DEVICES hides the card: nvidia-smi"
+            )
+    return machine.description(), advice
 
 
 def _precision() -> tuple[str, str]:
+    from iqa_lib import machine
+
     return f"auto means {machine.used_precision('auto')} here", ""
 
 
 def _folder() -> tuple[str, str]:
-    free = shutil.disk_usage(paths.HOME).free
+    paths.require_target(paths.HOME, folder=True)
+    free = shutil.disk_usage(next(place for place in (paths.HOME, *paths.HOME.parents) if place.exists())).free
     advice = f"make room, or set IQA_HOME to a folder on another disk: the demo takes {ROOM / 1e9:.0f} GB"
-    if not os.access(paths.HOME, os.W_OK):
-        free, advice = 0, f"give yourself the right to write in {paths.HOME}, or set IQA_HOME to another folder"
     return f"{paths.HOME}, {free / 1e9:.1f} GB free", advice if free < ROOM else ""
 
 
 def _cache() -> tuple[str, str]:
+    from iqa_lib.training.features import MOST_BYTES
+
     cache = paths.DATA / "cache"
     size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
     return f"{cache}, {size / 1e9:.1f} GB (features: at most {MOST_BYTES / 1e9:.0f}); may be deleted at any time", ""
 
 
 def _datasets() -> tuple[str, str]:
+    from iqa_lib.data.check import overview
+
     there = overview().query("present != 'no'")
     faults = there[there["present"].str.contains("fault")]
     found = ", ".join(f"{row.dataset} ({row.present})" for row in there.itertuples()) or "none; the demo needs none"
@@ -85,7 +113,24 @@ def _default_model() -> tuple[str, str]:
 def _kernel() -> tuple[str, str]:
     from jupyter_client.kernelspec import KernelSpecManager
 
-    return KernelSpecManager().get_kernel_spec("python3").resource_dir, ""
+    kernel = KernelSpecManager().get_kernel_spec("python3")
+    python = kernel.argv[0]  # a bare name means the python that starts it
+    if os.path.dirname(python) and os.path.normcase(python) != os.path.normcase(sys.executable):
+        advice = f"notebooks would run in {python}: python -m ipykernel install --sys-prefix"
+        return kernel.resource_dir, f"{advice}; where that does not help, remove {kernel.resource_dir}"
+    return kernel.resource_dir, ""
 
 
-CHECKS = (_workbook, _python, _packages, _device, _precision, _folder, _cache, _datasets, _default_model, _kernel)
+CHECKS = (
+    _workbook,
+    _python,
+    _packages,
+    _torchvision,
+    _device,
+    _precision,
+    _folder,
+    _cache,
+    _datasets,
+    _default_model,
+    _kernel,
+)

@@ -90,6 +90,14 @@ def test_a_parameter_that_is_unknown_is_refused_whoever_set_it(cells, names, adv
     assert Profile.from_notebook(variables | {"epochs": 2}).epochs == 2
 
 
+@pytest.mark.parametrize("cell", ["profile", "profile_table = 3", "profile = = 3", "seed = 1 +"])
+def test_what_else_is_executed_hides_no_parameter(cells, cell):
+    """A notebook that papermill has run, opened by hand; also with a comment above its parameters."""
+    for parameters in (cells[1], f"# mine\n{cells[1]}", "seeds = None\n" + cells[1]):
+        executed = ["", parameters, "# Parameters\nn_images = 4\nepochs = 2", cell]
+        assert Profile.from_notebook({"profile": "demo", "n_images": 4, "epochs": 2, "In": executed}).epochs == 2
+
+
 def test_a_misspelt_key_in_the_parameters_cell_itself_is_refused():
     with pytest.raises(ProfileError, match="did you mean 'batch_size'"):
         Profile.from_notebook({"profile": "demo", "In": ['profile = "demo"\nbatchsize = 8']})

@@ -1,7 +1,6 @@
 """A disk that is full, read-only, gone or slow: told with the way out; what was finished is whole and goes on."""
 
 import os
-import resource
 import shutil
 import subprocess
 import time
@@ -13,6 +12,7 @@ from elsewhere import bits, command, finish, said, start, wait_for
 
 from iqa_lib import paths
 
+resource = pytest.importorskip("resource")  # Windows lacks it
 TRAIN = ("train", "--profile", "smoke", "--experiment", "training", "-p", "epochs=4")
 STORED = [f"runs/smoke/store/*/{name}" for name in ("predictions.parquet", "model.safetensors", "result.json")]
 MB = 1 << 20

@@ -71,7 +71,7 @@ def oddly_named(tmp_path, picture):
 
 
 def command(*arguments, encoding="utf-8", **options):
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(paths.CHECKOUT)}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "200", "PYTHONPATH": str(paths.CHECKOUT)}
     call = [sys.executable, "-m", "iqa_lib", "score", *map(str, arguments)]
     return subprocess.run(call, env=environment, capture_output=True, timeout=300, **options)
 
@@ -316,6 +316,18 @@ def test_a_tuned_models_name_means_its_newest_finished_run(home, scorer, capsys)
     assert load_scorer("mine").name == newest
     assert f"'mine' means {newest}, its newest; older ones: {first}." in capsys.readouterr().err
     assert load_scorer(first).name == first
+
+
+def test_an_interrupted_tuning_with_other_settings_leaves_the_name_to_the_finished_model(home, scorer):
+    settings = load_profile("smoke", profile="mine", dataset="labels.csv")
+    again = settings.model_copy(update={"epochs": 9})
+    paths.write_atomically(settings.folder / "profile.yaml", yaml.safe_dump(again.model_dump(mode="json")))
+    finished, interrupted = Run(settings, "labels"), Run(again, "labels")
+    for run in (finished, interrupted):
+        scorer.model.save_pretrained(run.folder)
+        paths.write_atomically(run.folder / "run.json", json.dumps(run.config))
+    paths.write_atomically(finished.folder / "result.json", "{}")
+    assert load_scorer("mine").name == finished.folder.name
 
 
 VERSIONS = [({}, "first"), ({}, "corrected"), ({"epochs": 9}, "other settings"), ({}, "unfinished")]
