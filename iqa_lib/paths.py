@@ -67,6 +67,11 @@ def is_stream(path: Path) -> bool:
     return path.absolute().parent in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
 
 
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def require_target(path: Path, folder: bool = False) -> None:
     """Refuses a file (or folder) that cannot be written, before the work whose result it is to hold.
 
@@ -78,11 +83,11 @@ def require_target(path: Path, folder: bool = False) -> None:
     if path.exists() and path.is_dir() != folder:
         raise StorageError(f"'{path}' is {'a file: name a folder' if folder else 'a folder: name a file in it'}.")
     real = Path(os.path.realpath(path))
-    there = next(place for place in (real, *real.parents) if place.exists() and (folder or place != real))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise storage_error(
-            OSError(number := errno.EACCES if there.is_dir() else errno.ENOTDIR, os.strerror(number)), there
-        )
+    there = existing(real if folder else real.parent)
+    if not there.is_dir():
+        raise storage_error(OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), there)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise storage_error(OSError(errno.EACCES, os.strerror(errno.EACCES)), there)
 
 
 LONE_BYTES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")

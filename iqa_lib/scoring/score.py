@@ -171,12 +171,10 @@ def _images_in(folder: Path) -> list[Path]:
     they get a fault in place of a score.
     """
     unreadable: list[OSError] = []
-    found = []
+    found, suffixes = [], {*PHOTOGRAPHS, *RAW}
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        named = (
-            Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in [*PHOTOGRAPHS, *RAW]
-        )
+        named = (Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in suffixes)
         found += [file for file in named if os.path.isfile(file) or not os.path.exists(file)]
     developed = {file.with_suffix("") for file in found if file.suffix.lower() in PHOTOGRAPHS}
     found = [f for f in found if f.suffix.lower() in PHOTOGRAPHS or f.with_suffix("") not in developed]

@@ -40,13 +40,14 @@ def _python() -> tuple[str, str]:
 
 def _packages() -> tuple[str, str]:
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     from iqa_lib.training.runs import PACKAGES
 
     wanted = [Requirement(line) for line in importlib.metadata.requires("smart-iqa-workbook")]
     wanted = [w for w in wanted if not w.marker or w.marker.evaluate({"extra": ""})]
-    there = {package.name.lower().replace("_", "-"): package.version for package in importlib.metadata.distributions()}
-    wrong = [w for w in wanted if not w.specifier.contains(there.get(w.name.lower().replace("_", "-"), "0"), True)]
+    there = {canonicalize_name(package.name): package.version for package in importlib.metadata.distributions()}
+    wrong = [w for w in wanted if not w.specifier.contains(there.get(canonicalize_name(w.name), "0"), True)]
     found = ", ".join(f"{name} {there.get(name, 'is absent')}" for name in (*PACKAGES, "torchvision", "papermill"))
     return found, "pip install " + " ".join(f"'{w}'" for w in wrong) if wrong else ""
 
@@ -82,7 +83,7 @@ def _precision() -> tuple[str, str]:
 
 def _folder() -> tuple[str, str]:
     paths.require_target(paths.HOME, folder=True)
-    free = shutil.disk_usage(next(place for place in (paths.HOME, *paths.HOME.parents) if place.exists())).free
+    free = shutil.disk_usage(paths.existing(paths.HOME)).free
     advice = f"make room, or set IQA_HOME to a folder on another disk: the demo takes {ROOM / 1e9:.0f} GB"
     return f"{paths.HOME}, {free / 1e9:.1f} GB free", advice if free < ROOM else ""
 

@@ -17,32 +17,17 @@ from skimage import data as photographs
 
 from iqa_lib import __main__, paths
 from iqa_lib.errors import DataError
-from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score
 from iqa_lib.training.runs import Run
 
-CROP = 64
 NAMES = {
     "Latin-1": b"caf\xe9.jpg",
     "GBK": "照片.jpg".encode("gbk"),
     "beyond Latin-1": "照片 😀.jpg".encode(),
     "a control sequence and a new line": b"a\x1b[31m\n.jpg",
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    torch.manual_seed(0)
-    saved = tmp_path_factory.mktemp("models") / "tiny"
-    SmartIQA(backbone="swin_test", pretrained=False, image_size=CROP).save_pretrained(saved)
-    return saved
-
-
-@pytest.fixture(scope="module")
-def scorer(folder):
-    return load_scorer(folder)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from iqa_lib import __main__, machine
 from iqa_lib.data.crops import grid
 from iqa_lib.data.images import load_images
 from iqa_lib.errors import CheckpointError, DataError, RunError
-from iqa_lib.models.smart_iqa import HyperIQA, SmartIQA
+from iqa_lib.models.smart_iqa import HyperIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring import score as scoring
 from iqa_lib.scoring.metric import Metric
@@ -33,23 +33,9 @@ from iqa_lib.scoring.score import find_images, load_scorer, score, score_all
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.predictor import MOST_WORKERS
 
-CROP = 64
+CROP = 64  # as in conftest.py
 # Two passes over the same pixels: a GPU may add in another order.
 SAME = {"check_exact": True} if machine.device().type == "cpu" else {"atol": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A saved model: tiny, random."""
-    torch.manual_seed(0)
-    saved = tmp_path_factory.mktemp("models") / "tiny"
-    SmartIQA(backbone="swin_test", pretrained=False, image_size=CROP).save_pretrained(saved)
-    return saved
-
-
-@pytest.fixture(scope="module")
-def scorer(folder):
-    return load_scorer(folder)
 
 
 @pytest.fixture(scope="module")
