@@ -143,7 +143,7 @@ class Profile(RunSettings):
         for name in injected | written:
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.8)
             if name not in cls.model_fields and (near or name not in written):
-                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}"
+                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}."
                 raise ProfileError(f"unknown parameter '{name}': {advice} Or any key of a profile.")
         given = {k: v for k, v in variables.items() if k in cls.model_fields and (v is not None or k in injected)}
         return load_profile(given.pop("profile"), **given)
