@@ -80,6 +80,11 @@ def graphs_of(model: nn.Module, device: torch.device) -> Graphs:
     return _GRAPHS.setdefault(model, Graphs(device))
 
 
+def forget(model: nn.Module) -> None:
+    """Give back the memory of all that is recorded of a model, which no other can use."""
+    _GRAPHS.pop(model, None)
+
+
 def uncompiled(wanted: bool) -> AbstractContextManager:
     """Where wanted: code that `torch.compile` should compile runs as it is, as a batch of a rare shape had better."""
     return torch.compiler.set_stance("force_eager") if wanted else nullcontext()

@@ -250,7 +250,16 @@ def test_a_recording_that_fails_leaves_no_trace_in_memory_or_random_numbers(told
 @on_a_cpu
 def test_a_run_is_resumed_to_the_bit_by_graphs_that_are_recorded_anew(home, recorded, monkeypatch):
     settings = load_profile("smoke", epochs=2, batch_size=12, train_crops=1)
+    at_the_end = []
+
+    def predicted(settings, model, *arguments, plain=train._predict):
+        if model is not (trained := StandIn.loop.model):
+            at_the_end.append((trained in graphs._GRAPHS, any(p.grad is not None for p in trained.parameters())))
+        return plain(settings, model, *arguments)
+
+    monkeypatch.setattr(train, "_predict", predicted)
     run = train.train(settings)
+    assert set(at_the_end) == {(False, False)}  # the model that was trained takes no memory from the one that is read
     expected, steps = run.predictions, sum(graph.replays for graph, _ in recorded)
     shutil.rmtree(run.folder)
     recorded.clear()
