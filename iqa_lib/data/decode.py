@@ -204,6 +204,8 @@ def _conversion(profile: bytes) -> tuple[str, Callable[[Image.Image], Image.Imag
 
 
 def _refuse_strip(width: int, height: int) -> None:
+    if not min(width, height):
+        raise ValueError(f"{width} x {height} pixels")
     if max(width, height) > LONGEST * min(width, height):
         raise ValueError(f"{width} x {height} pixels is a strip longer than {LONGEST} times its short side")
 

@@ -23,13 +23,12 @@ import scipy.io
 from joblib.externals import loky
 from PIL import Image
 
-from iqa_lib.data.readers.files import subfolders
+from iqa_lib.data.readers.files import OLDER_ENCODINGS, in_older_encoding, subfolders
 from iqa_lib.errors import DataError
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
 LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
-OLDER_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "big5", "euc_kr", "cp1251", "cp1250", "mac_roman", "utf-8")
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "bars": "|", "white space": None}  # None: of any kind
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -61,10 +60,15 @@ def _encoding(content: bytes, folder: Path) -> str:
         content.decode("utf-8-sig")
         return "utf-8-sig"
     # Too short for statistics to guess well; but what a label file spells are names of files, and these are here.
-    found = (_composed(file.name) for place in (folder, *subfolders(folder, 2)) for file in place.glob("*"))
+    found = (file.name for place in (folder, *subfolders(folder, 2)) for file in place.glob("*"))
     names = list(itertools.islice((name for name in found if not name.isascii()), 20))
     texts = {encoding: _composed(content.decode(encoding, "replace")) for encoding in OLDER_ENCODINGS}
-    return max(texts, key=lambda encoding: sum(name in texts[encoding] for name in names))  # the first of equals
+
+    def spelt(encoding: str) -> tuple[int, bool]:
+        read = sum(_composed(in_older_encoding(name, encoding)) in texts[encoding] for name in names)
+        return read, read > 0 and "\ufffd" not in texts[encoding]
+
+    return max(texts, key=spelt)  # the first of equals
 
 
 def _composed(text: str) -> str:
