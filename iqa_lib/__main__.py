@@ -104,15 +104,15 @@ def _here(name: str) -> str:
     """A dataset's name; or the path of labels, which are looked for in the current folder first."""
     from iqa_lib.data.catalog import CATALOG
 
-    path = Path(name).expanduser()
+    path = os.path.expanduser(name)
     return paths.printable(os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name)
 
 
-def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
+def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, caption=caption)
+    table = Table(*columns)
     for row in rows:
         table.add_row(*map(_shown, row))
     console = Console()
@@ -189,12 +189,14 @@ def _print_scores(model: str, best_first: Any) -> None:
     from rich.table import Column
 
     rows = [(f"{row.score:.1f}", escape(_in_a_line(row.image))) for row in best_first.itertuples()]
-    caption = f"{len(rows):,} images, scored by {model}"
-    if not best_first["score"].between(0, 100).all():
-        caption += "\nbelow 0 or above 100: worse or better than all that it learnt from"
+    counted = f"{len(rows):,} image{'' if len(rows) == 1 else 's'}, scored by {model}"
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
-    _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"), caption=caption)
+    if rows:
+        _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"))
+    print(counted)
+    if not best_first["score"].between(0, 100).all():
+        print("below 0 or above 100: worse or better than all that it learnt from")
 
 
 TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no other run

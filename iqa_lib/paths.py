@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         StorageError: the disk refuses; what was at ``path`` before is still there.
     """
     content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    with writing_to(path.parent):
+    with writing_to(path if is_stream(path) else path.parent):
         if is_standard_output(path):
             sys.stdout.flush()
             sys.stdout.buffer.write(content)
@@ -85,6 +85,9 @@ def is_standard_output(path: Path) -> bool:
         return False
 
 
+LONGEST_NAME = 230  # bytes: file systems take 255, and hidden files beside it have longer names
+
+
 def existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(place for place in (path, *path.parents) if place.exists())
@@ -96,6 +99,8 @@ def require_target(path: Path, folder: bool = False) -> None:
     Raises:
         StorageError: something else is there, or it may not be written.
     """
+    if max(len(os.fsencode(part)) for part in path.absolute().parts) > LONGEST_NAME:
+        raise StorageError(f"'{path}' is too long a name, of more than {LONGEST_NAME} bytes. Name another place.")
     if not folder and (is_standard_output(path) or is_stream(path)):
         return
     real = Path(os.path.realpath(path))
@@ -121,7 +126,7 @@ def printable(name: str | Path) -> str:
 
 def named(name: str | bytes | os.PathLike) -> Path:
     """The file of a name, as it is or as `printable` wrote it."""
-    path = Path(os.fsdecode(name)).expanduser()
+    path = Path(os.path.expanduser(os.fsdecode(name)))  # Path's refuses what only looks like somebody's home: ~1.jpg
     original = LONE_BYTES.sub(lambda found: chr(int(found[1], 16)), str(path))
     return Path(original) if original != str(path) and not os.path.lexists(path) else path
 
@@ -155,7 +160,8 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENODEV}
 
 def storage_error(error: OSError, folder: Path) -> StorageError:
     """The message for a person whose ``folder`` could not be written."""
-    elsewhere = "set IQA_HOME to a folder on another disk"
+    inside = Path(os.path.abspath(folder)).is_relative_to(HOME)
+    elsewhere = "set IQA_HOME to a folder on another disk" if inside else "name another place"
     if error.errno in FULL:
         with contextlib.suppress(OSError):
             elsewhere += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free here)"

@@ -305,7 +305,7 @@ def _built(name: str, data_folder: str | Path | None) -> Path:
 
 def _candidates(name: str, data_folder: str | Path | None) -> list[Path]:
     folders = dict.fromkeys([root_of(data_folder), paths.DATA, paths.HOME])
-    return [paths.named(folder / Path(name).expanduser()) for folder in folders]
+    return [paths.named(folder / os.path.expanduser(name)) for folder in folders]
 
 
 def find_own(name: str, data_folder: str | Path | None) -> Path:

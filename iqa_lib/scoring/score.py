@@ -95,7 +95,8 @@ def _default() -> Scorer:
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
     # Always float32: bf16, twice as fast, moves single scores by up to two points.
     settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
-    return Scorer(settings, model.to(machine.device(), memory_format=torch.channels_last).eval(), name)
+    device = machine.device()
+    return Scorer(settings, model.to(device, memory_format=machine.memory_format(device)).eval(), name)
 
 
 def _load_saved(folder: Path) -> tuple[BlindIQA, int]:
@@ -103,7 +104,7 @@ def _load_saved(folder: Path) -> tuple[BlindIQA, int]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind, crop_size = SmartIQA if "model_size" in config else HyperIQA, int(config["image_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not that of a saved model: {error!r}.") from error
     return kind.from_pretrained(folder), crop_size
 
@@ -123,7 +124,7 @@ def _locate(given: str | bytes | os.PathLike) -> Path:
                 file=sys.stderr,
             )
         return newest
-    if len(found) == 1:
+    if len({run.name for run in found}) == 1:  # of one name in several stores: a run is its settings and its data
         return found[0]
     if found:
         raise CheckpointError(f"'{name}' has {len(found)} runs, name one: {', '.join(r.name for r in found)}.")
@@ -191,8 +192,8 @@ def _unreadable_on_the_way(pattern: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to nothing and folders
-    that may not be read are among them: they get a fault in place of a score.
+    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to nothing, pipes and
+    folders that may not be read are among them: they get a fault in place of a score.
     """
     unreadable: list[OSError] = []
     found, suffixes = [], {*PHOTOGRAPHS, *RAW}
@@ -200,8 +201,7 @@ def _images_in(folder: Path) -> list[Path]:
     seen = {root}
     for place, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and _is_new(Path(place, name), root, seen)]
-        named = (Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in suffixes)
-        found += [file for file in named if os.path.isfile(file) or not os.path.exists(file)]
+        found += [Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in suffixes]
     developed = {file.with_suffix("") for file in found if file.suffix.lower() in PHOTOGRAPHS}
     found = [f for f in found if f.suffix.lower() in PHOTOGRAPHS or f.with_suffix("") not in developed]
     return sorted(found + [Path(error.filename) for error in unreadable])

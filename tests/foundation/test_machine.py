@@ -97,7 +97,7 @@ def test_auto_asks_the_processor_and_what_it_is_held_to(held):
 
 
 def test_an_impossible_precision_is_refused_by_its_key():
-    refused = r"demo\.yaml: precision: 'float16' is not allowed.*'auto'.*'float32'.*'bf16'"
+    refused = r"demo, as changed: precision: 'float16' is not allowed.*'auto'.*'float32'.*'bf16'"
     with pytest.raises(ProfileError, match=refused):
         load_profile("demo", precision="float16")
 

@@ -15,8 +15,8 @@ def test_every_shipped_profile_is_valid_and_named_after_its_file(path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"learning_rate": 1e-3}, "demo.yaml: unknown key 'learning_rate', did you mean 'learning_rate_head'"),
-        ({"learning_rate_head": -1.0}, "demo.yaml: learning_rate_head: -1.0 is not allowed.*greater than 0"),
+        ({"learning_rate": 1e-3}, "demo, as changed: unknown key 'learning_rate', did you mean 'learning_rate_head'"),
+        ({"learning_rate_head": -1.0}, "demo, as changed: learning_rate_head: -1.0 is not allowed.*greater than 0"),
         ({"epochs": "many"}, "epochs: 'many' is not allowed"),
         ({"loss": "l3"}, "loss: 'l3' is not allowed.*l1.*l2"),
     ],

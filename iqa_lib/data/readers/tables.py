@@ -43,7 +43,8 @@ def decoded(path: Path) -> tuple[str, str]:
     content = path.read_bytes()
     encoding = _encoding(content, path.parent)
     try:
-        return re.sub("\r\n?", "\n", content.decode(encoding)), encoding
+        text = content.decode(encoding).replace("\ufeff", "")  # also of files that were joined
+        return re.sub("\r\n?", "\n", text), encoding
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
@@ -52,6 +53,8 @@ def decoded(path: Path) -> tuple[str, str]:
 
 
 def _encoding(content: bytes, folder: Path) -> str:
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if 0 in content[:2]:  # UTF-16 without a mark: of ASCII every second byte is 0
@@ -202,7 +205,9 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes openpyxl and scipy raise anything
-        raise DataError(f"{path} is not a readable {kind} file: {error}. Unpack or load it again.") from error
+        raise DataError(
+            f"{path} is not a readable {kind} file: {error}. Unpack or load it again; if it is yours, save it as 'CSV UTF-8'."
+        ) from error
 
 
 def apart(read: Callable, path: str) -> object:
