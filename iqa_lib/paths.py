@@ -113,7 +113,8 @@ def require_target(path: Path, folder: bool = False) -> None:
         closed = [p for p in (place, real) if p.exists() and not os.access(p, os.W_OK | os.X_OK * p.is_dir())]
         reason = f"may not be written: {closed[0]} is closed to you" if closed else ""
     if reason:
-        raise StorageError(f"'{path}' {reason}. Name another place.")
+        way_out = "Set IQA_HOME to another folder" if path == HOME else "Name another place"
+        raise StorageError(f"'{path}' {reason}. {way_out}.")
 
 
 LONE_BYTES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")

@@ -1,6 +1,9 @@
 """A profile is checked before anything runs, and a fault names the file, the key and the remedy."""
 
+import re
+
 import pytest
+import yaml
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError
@@ -73,6 +76,23 @@ def test_what_papermill_sets_counts_as_on_the_command_line(cells, written, key, 
     assert getattr(Profile.from_notebook(variables), key) == means
 
 
+@pytest.mark.parametrize("key, value, said", [("seeds", 3, "[3]"), ("test_datasets", "spaq", "[spaq]")])
+def test_one_value_in_place_of_a_list_is_refused_with_the_list(key, value, said):
+    with pytest.raises(ProfileError, match=re.escape(f"{key}: {value!r} is not allowed, write a list: {said}")):
+        load_profile("demo", **{key: value})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../elsewhere", "-x"])
+def test_a_name_that_no_folder_should_have_is_refused_in_words_and_not_as_a_files_fault(tmp_path, name):
+    refused = "profile: .* is not allowed, a name has letters, digits"
+    with pytest.raises(ProfileError, match=f"^demo, as changed: {refused}"):
+        load_profile("demo", profile=name)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"profile": name, "dataset": "x", "backbone": "swin_test"}))
+    with pytest.raises(ProfileError, match=f"^{file}: {refused}"):
+        load_profile(str(file), epochs=3)
+
+
 def test_null_for_a_key_that_needs_a_value_is_refused(cells):
     cells[-1] += "epochs = None"
     with pytest.raises(ProfileError, match="epochs: None is not allowed"):
@@ -80,7 +100,8 @@ def test_null_for_a_key_that_needs_a_value_is_refused(cells):
 
 
 @pytest.mark.parametrize(
-    ("names", "advice"), [("epoch", "did you mean 'epochs'"), ("colour", "this notebook has n_images, profile, seeds")]
+    ("names", "advice"),
+    [("epoch", "did you mean 'epochs'"), ("colour", "known: n_images, profile, seeds, and every key")],
 )
 def test_a_parameter_that_is_unknown_is_refused_whoever_set_it(cells, names, advice):
     variables = {"profile": "demo", "In": [*cells[:-1], f"# Parameters\n{names} = 1"]}

@@ -90,7 +90,7 @@ def test_a_home_that_is_not_there_yet_is_fine_and_one_that_cannot_be_is_named(tm
     (tmp_path / "new").write_text("")
     monkeypatch.setattr(doctor, "CHECKS", [doctor._folder])
     ((_, found, advice),) = doctor.examine()
-    assert found == advice and "new" in advice
+    assert found == advice and "new" in advice and "Set IQA_HOME" in advice
 
 
 @pytest.mark.parametrize(("python", "wrong"), [("python", False), (sys.executable, False), ("/other/python3", True)])

@@ -40,7 +40,7 @@ ALIASES = {
 }
 KNOWN = {name: ours for ours, names in ALIASES.items() for name in names.split()}
 ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')})\d+")
-SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_WORDS |= {"test": "test", "testing": "test"}
 OWN_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".txt")
 LOOKED_AT = 200  # rows, to see what a column holds
