@@ -250,7 +250,8 @@ def score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.Dat
     if isinstance(images, np.ndarray) and images.dtype.kind in "OSU":  # of names
         images = images.tolist()
     named = isinstance(images, str | os.PathLike)
-    single = os.path.isfile(paths.named(images)) if named else isinstance(images, Image.Image)
+    single = os.path.exists(paths.named(images)) if named else isinstance(images, Image.Image)
+    single &= not (named and os.path.isdir(paths.named(images)))
     single |= isinstance(images, np.ndarray) and images.ndim < 4
     single |= isinstance(images, Tensor) and images.ndim == 3
     if isinstance(images, ONE_THING) or not (named or single or isinstance(images, Iterable)):

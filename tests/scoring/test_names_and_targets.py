@@ -108,7 +108,7 @@ def test_who_reads_the_first_line_alone_is_no_error(oddly_named, folder):
     assert done.stdout == b"[" and b"Error" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["~1.jpg", "~nobody", "~nobody/x.jpg"])
+@pytest.mark.parametrize("name", ["~1.jpg", "~no-such-user", "~no-such-user/x.jpg"])
 def test_what_only_looks_like_somebodys_home_is_a_name(tmp_path, picture, name, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
@@ -116,7 +116,7 @@ def test_what_only_looks_like_somebodys_home_is_a_name(tmp_path, picture, name, 
     Path(name).parent.mkdir(exist_ok=True)
     picture.save(name, format="PNG")
     assert find_images([name]) == [Path(name)]
-    for call in (["score", name, "--model", "~nobody/x.pkl"], ["finetune", "~nobody/x.csv"]):
+    for call in (["score", name, "--model", "~no-such-user/x.pkl"], ["finetune", "~no-such-user/x.csv"]):
         assert __main__.main(call) == 2
         assert "does not exist" in capsys.readouterr().err
 
@@ -179,17 +179,16 @@ def test_folders_that_are_linked_are_looked_into_once(tmp_path, picture):
     assert len(found) == 2
 
 
-def test_a_pattern_names_the_folders_on_its_way_that_may_not_be_read(tmp_path, photo, monkeypatch):
-    (tmp_path / "closed").mkdir()
-    access = os.access
-    monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "closed" and access(place, mode))
-    assert find_images([tmp_path / "**/*.png"]) == [photo, tmp_path / "closed"]
-    assert find_images([tmp_path / "*" / "*.png", photo]) == [tmp_path / "closed", photo]
+def test_a_pattern_names_the_folders_on_its_way_that_may_not_be_read(tmp_path, photo, closed):
+    assert find_images([tmp_path / "**/*.png"]) == [photo, closed]
+    assert find_images([tmp_path / "*" / "*.png", photo]) == [closed, photo]
 
 
-def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, folder, monkeypatch, capsys):
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A folder that may not be read, also by a superuser."""
     (tmp_path / "closed").mkdir()
-    scandir = os.scandir
+    scandir, access = os.scandir, os.access
 
     def refuses(place="."):
         if Path(place).name == "closed":
@@ -197,6 +196,11 @@ def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, f
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuses)
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "closed" and access(place, mode))
+    return tmp_path / "closed"
+
+
+def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, folder, closed, capsys):
     assert __main__.main(["score", str(tmp_path), "--model", str(folder)]) == 1
     assert "closed may not be read" in capsys.readouterr().err
 
