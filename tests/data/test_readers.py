@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -483,7 +484,7 @@ def test_splits_go_by_the_words_that_people_use(own, words, name):
 
 
 @pytest.mark.parametrize("where", [".", "photos"])
-@pytest.mark.parametrize("listed", ["utf-8", "latin-1", "printable"])
+@pytest.mark.parametrize("listed", ["utf-8", "latin-1", "printable", "json"])
 def test_files_whose_names_are_not_utf_8_are_found_as_any_list_spells_them(own, tmp_path, where, listed):
     write_images(tmp_path / where, ["plain.png"])
     odd = os.fsdecode("café.png".encode("latin-1"))
@@ -491,9 +492,39 @@ def test_files_whose_names_are_not_utf_8_are_found_as_any_list_spells_them(own, 
         os.rename(tmp_path / where / "plain.png", tmp_path / where / odd)
     except OSError:
         pytest.skip("this file system takes no names that are not UTF-8")
-    name = paths.printable(odd).encode() if listed == "printable" else "café.png".encode(listed)
-    (path,) = load_table(own(b"image,score\n" + name + b",10\n"))["path"]
+    if listed == "json":
+        labels = own(json.dumps([{"image": odd, "score": 10}]), "labels.json")
+    else:
+        name = paths.printable(odd).encode() if listed == "printable" else "café.png".encode(listed)
+        labels = own(b"image,score\n" + name + b",10\n")
+    (path,) = load_table(labels)["path"]
     assert paths.named(path).is_file()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".json", ".xlsx"])
+def test_a_label_file_may_have_any_name_and_its_faults_are_told(own, tmp_path, ending):
+    path = Path(own("", os.fsdecode(b"l\xe9" + ending.encode())))
+    for score in ("1", "bad"):
+        table = pd.DataFrame({"image": ["a.png", "b.png"], "score": ["2", score]})
+        if ending == ".csv":
+            path.write_text(table.to_csv(index=False))
+        elif ending == ".json":
+            path.write_text(table.to_json(orient="records"))
+        else:
+            with open(path, "wb") as file:
+                table.to_excel(file, index=False)
+        if score == "1":
+            assert (
+                load_table(str(path))["score"].tolist() == load_table(paths.printable(path))["score"].tolist() == [2, 1]
+            )
+    with pytest.raises(DataError, match=r"(line|row|entry) [23]: score 'bad' is not a number"):
+        load_table(str(path))
+
+
+@pytest.mark.parametrize("lone", [r"\ud800.png", r"\udce9.png"])
+def test_half_a_character_in_json_is_a_missing_image(own, lone):
+    with pytest.raises(DataError, match="1 of 2 images are missing"):
+        load_table(own(f'[{{"image": "{lone}", "score": 1}}, {{"image": "a.png", "score": 1}}]', "mine.json"))
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "mac_roman", "cp1250"])

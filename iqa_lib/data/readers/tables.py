@@ -25,6 +25,7 @@ from PIL import Image
 
 from iqa_lib.data.readers.files import OLDER_ENCODINGS, in_older_encoding, subfolders
 from iqa_lib.errors import DataError
+from iqa_lib.paths import printable
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
@@ -123,7 +124,7 @@ def read_cells(path: Path, text: str, separator: str) -> pd.DataFrame:
 
 def trimmed(cells: pd.DataFrame, where: str) -> pd.DataFrame:
     cells = cells.where(cells.notna(), "").astype(str).apply(lambda column: column.str.strip())
-    cells.index = [f"{where}{number}" for number in range(1, len(cells) + 1)]
+    cells.index = [f"{printable(where)}{number}" for number in range(1, len(cells) + 1)]
     return cells[(cells != "").any(axis=1)]
 
 
@@ -287,7 +288,7 @@ def whole(cell: object) -> str:
 
 
 def entries(file: str, values: Sequence) -> list[str]:
-    return [f"{file}, entry {i}" for i in range(1, len(values) + 1)]
+    return [f"{printable(file)}, entry {i}" for i in range(1, len(values) + 1)]
 
 
 def require_equal_lengths(folder: Path, **lists: Sequence) -> None:
