@@ -143,10 +143,8 @@ class Profile(RunSettings):
         for name in injected | written:
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.8)
             if name not in cls.model_fields and (near or name not in written):
-                known = f"known: {', '.join(sorted(written))}, and every key of a profile."
-                raise ProfileError(
-                    f"unknown parameter '{name}'{f', did you mean {near[0]!r}?' if near else f'; {known}'}"
-                )
+                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}."
+                raise ProfileError(f"unknown parameter '{name}': {advice} Or any key of a profile.")
         given = {k: v for k, v in variables.items() if k in cls.model_fields and (v is not None or k in injected)}
         return load_profile(given.pop("profile"), **given)
 

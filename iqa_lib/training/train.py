@@ -43,7 +43,7 @@ from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
 from iqa_lib.training.evaluate import evaluation_crops, predict
-from iqa_lib.training.graphs import WORTH_IT, graphs_of, uncompiled
+from iqa_lib.training.graphs import WORTH_IT, forget, graphs_of, uncompiled
 from iqa_lib.training.losses import combined
 from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, Run, claimed, compiled
@@ -431,6 +431,8 @@ def _finish(run: Run, loop: Loop, images: ImageSet, chooser: str, epochs: int, b
             f"Run it again: it starts from the beginning."
         )
     device = loop.accelerator.device
+    forget(loop.model)
+    loop.optimizer.zero_grad()  # gradients lie in the same memory
     # From the weights on disk, so that a run that was killed ends in the same bits as one that was not.
     model = run.load_model().to(device, memory_format=machine.memory_format(device))
     parts = {s: _predict(run.settings, model, images, s, best_epoch) for s in dict.fromkeys((chooser, "test"))}

@@ -731,3 +731,12 @@ def test_an_embedded_set_has_one_official_split(home):
     only = load_table("offline-wild-tiny", test_only=True)
     assert 0 < len(only) == (table["split"] == "test").sum()
     assert pd.api.types.is_float_dtype(table["severity"])
+
+
+def test_votes_of_ones_own_are_counted_and_shares_are_left_out_with_a_word(own):
+    counts = own("image,score,c1,c2,c3,c4,c5\na.png,70,0,0,1,3,\nb.png,20,4,0,0,0,0\n")
+    assert load_table(counts, validation=False)[VOTES].to_numpy().tolist() == [[0, 0, 1, 3, 0], [4, 0, 0, 0, 0]]
+    shares = load_table(
+        own("image,score,c1,c2,c3,c4,c5\na.png,70,0,0,0.25,0.75,0\nb.png,20,1,0,0,0,0\n"), validation=False
+    )
+    assert not set(VOTES) & set(shares) and "no counts of votes" in catalog.reading_of(shares)[0]

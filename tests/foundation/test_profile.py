@@ -100,8 +100,7 @@ def test_null_for_a_key_that_needs_a_value_is_refused(cells):
 
 
 @pytest.mark.parametrize(
-    ("names", "advice"),
-    [("epoch", "did you mean 'epochs'"), ("colour", "known: n_images, profile, seeds, and every key")],
+    ("names", "advice"), [("epoch", "did you mean 'epochs'"), ("colour", "this notebook has n_images, profile, seeds")]
 )
 def test_a_parameter_that_is_unknown_is_refused_whoever_set_it(cells, names, advice):
     variables = {"profile": "demo", "In": [*cells[:-1], f"# Parameters\n{names} = 1"]}

@@ -18,7 +18,7 @@ from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.study import attention, maps, statistics
-from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT
+from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, UNTOLD
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.train import build_model, train
 
@@ -187,6 +187,16 @@ def test_weights_that_replace_the_learned_ones(home, smoke):
     pd.testing.assert_frame_equal(again, attention.score_with_other_weights(*smoke, images, rows))
 
 
+def test_every_seed_has_an_untrained_attention_of_its_own(home, smoke):
+    settings, model = smoke
+    images = load_images(settings)
+    labels = images.table.iloc[images.rows("test")].reset_index()
+    one, other = (
+        attention.untrained_control(settings.model_copy(update={"seed": s}), model, images, labels) for s in (0, 1)
+    )
+    assert not np.allclose(one["alpha1"], other["alpha1"])
+
+
 def test_what_a_replacement_costs_is_judged_within_each_model():
     """Two models far apart in skill that lose alike: the loss is seen, though the models differ by more."""
     rng = np.random.default_rng(0)
@@ -223,8 +233,10 @@ def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
         noise = rng.normal(0, 20, 200)
         scores = pd.DataFrame({"as learned": score + noise / 2, "mean of all": score + noise})
         scores["shuffled"] = score + 2 * noise
-        verdicts = attention.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
+        verdicts = attention.attention_verdicts([test] * 3, [untrained] * 3, [scores] * 3, None, 500)["verdict"]
         assert list(verdicts) == [expected, expected, DIRECTION, DIRECTION]
+        one_run = attention.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
+        assert set(one_run) == {UNTOLD}
 
 
 def test_stage_statistics_are_those_of_the_maps(home, smoke):

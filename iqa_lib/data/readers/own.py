@@ -17,6 +17,7 @@ from iqa_lib.data.readers.tables import (
     decoded,
     headed,
     is_image,
+    numbers,
     read_cells,
     read_sheets,
     separator_of,
@@ -195,6 +196,12 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
         named["split"] = named["split"].map(lambda word: SPLIT_WORDS.get(word.casefold(), word))
     for column in named.columns.intersection(["score", "std"]):
         named[column] = _with_points(named[column], path, remarks)
+    if set(VOTES) <= set(named):
+        counts = named[VOTES].apply(numbers)
+        if not (counts.fillna(0) % 1 == 0).all(axis=None):
+            remarks.append("without c1 to c5, which are no counts of votes")
+            return named.drop(columns=VOTES)
+        named[VOTES] = counts.fillna(0)
     return named
 
 
