@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, interrupt)  # schedulers and clusters send it before they kill: as Ctrl-C
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by a shell's >&-)
     try:
         for stream in (sys.stdout, sys.stderr):  # whatever a terminal cannot show of a name is escaped
             if hasattr(stream, "reconfigure"):  # not in a notebook
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE, which Windows lacks
     except WorkbookError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in paths.FULL | paths.FORBIDDEN:
@@ -79,7 +80,7 @@ def _override(pair: str) -> tuple[str, Any]:
     if not equals or not name:
         raise ProfileError(f"-p takes NAME=VALUE, not '{pair}'")
     try:
-        return name, yaml.safe_load(value)
+        return name, yaml.safe_load(paths.printable(value))
     except (yaml.YAMLError, ValueError):  # the latter: an impossible date
         raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
 
@@ -103,18 +104,26 @@ def _here(name: str) -> str:
     """A dataset's name; or the path of labels, which are looked for in the current folder first."""
     from iqa_lib.data.catalog import CATALOG
 
-    path = Path(name).expanduser()
-    return os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name
+    path = os.path.expanduser(name)
+    return paths.printable(os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name)
 
 
-def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
+def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, caption=caption)
+    table = Table(*columns)
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*map(_shown, row))
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000  # a file or pipe gets names in one piece
+    console.print(table)
+
+
+def _shown(text: str) -> str:
+    """Without what would command a terminal."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 MODEL = option(
@@ -126,7 +135,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
 @verb(
-    "score photographs: 0-100, higher is better",
+    "score photographs: 0-100, higher is better; a few points beyond where worse or better than all that was learnt from",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
     option("--csv", metavar="FILE", help="write image, score and fault of each; - for standard output"),
@@ -138,15 +147,19 @@ def score(options: Namespace) -> int:
 
     from iqa_lib.scoring import score as scoring
 
-    to_stdout = options.csv in ("-", "/dev/stdout")
-    csv = Path(options.csv) if options.csv is not None and not to_stdout else None
+    csv = Path(options.csv) if options.csv is not None else None
+    to_stdout = csv is not None and paths.is_standard_output(csv)
+    if to_stdout and options.json:
+        raise WorkbookError("--csv and --json both want standard output: name a file for --csv.")
     if csv:
         paths.require_target(csv)
+        if csv.suffix.lower() in [*scoring.PHOTOGRAPHS, *scoring.RAW]:
+            raise WorkbookError(f"--csv would write over a photograph, '{csv}': name the table first.")
     if options.map is not None:
         paths.require_target(Path(options.map), folder=True)
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)
-    if csv and not paths.is_stream(csv):
+    if csv and not to_stdout and not paths.is_stream(csv):
         table = scoring.score_into(scorer, files, csv)
     else:
         table = scoring.score_all(scorer, files, len(files)).round(4)
@@ -159,30 +172,31 @@ def score(options: Namespace) -> int:
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in sys.stdout.encoding.lower()))
-    elif to_stdout:
-        print(paths.to_csv(table), end="")
-    else:
+        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
+    elif not to_stdout:
         _print_scores(scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     for row in faults.itertuples():
-        print(f"no score: {_shown(row.image)} {row.fault}", file=sys.stderr)
+        print(f"no score: {_in_a_line(row.image)} {row.fault}", file=sys.stderr)
     return int(bool(len(faults)))
 
 
-def _shown(name: str) -> str:
-    """Without what would command a terminal or begin a line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", name)
+def _in_a_line(name: str) -> str:
+    return _shown(name).replace("\n", r"\x0a")
 
 
 def _print_scores(model: str, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    rows = [(f"{row.score:.1f}", escape(_shown(row.image))) for row in best_first.itertuples()]
-    caption = f"{len(rows):,} images, scored by {model}"
+    rows = [(f"{row.score:.1f}", escape(_in_a_line(row.image))) for row in best_first.itertuples()]
+    counted = f"{len(rows):,} image{'' if len(rows) == 1 else 's'}, scored by {model}"
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
-    _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"), caption=caption)
+    if rows:
+        _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"))
+    print(counted)
+    if not best_first["score"].between(0, 100).all():
+        print("below 0 or above 100: worse or better than all that it learnt from")
 
 
 TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no other run
@@ -333,11 +347,11 @@ def data_check(options: Namespace) -> int:
     from iqa_lib.data.check import check
 
     report = check(_here(options.name), settings)
-    print(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}")
+    print(_shown(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}"))
     for number, fault in enumerate(report.faults, 1):
-        print(f"fault {number}: {fault}")
+        print(_shown(f"fault {number}: {fault}"))
     for note in report.notes:
-        print(f"note: {note}")
+        print(_shown(f"note: {note}"))
     print(f"{len(report.faults) or 'no'} fault{'' if len(report.faults) == 1 else 's'}")
     return int(bool(report.faults))
 
@@ -409,11 +423,14 @@ def export(options: Namespace) -> int:
     from iqa_lib.models.export import export_model
     from iqa_lib.scoring import score as scoring
 
-    paths.require_target(Path(options.file))
+    file = Path(options.file)
+    paths.require_target(file)
+    remarks = sys.stderr if paths.is_standard_output(file) else sys.stdout
     scorer = scoring.load_scorer(options.model)
-    print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
+    written = export_model(scorer.model, file, *WorkingSize.of_settings(scorer.settings))
+    print(f"{scorer.name}: {written}", file=remarks)
     if scorer.settings.precision != "float32":
-        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
+        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.", file=remarks)
     return 0
 
 
