@@ -1,11 +1,11 @@
-"""What the workbook makes of a GPU, in one call of eight minutes: a table of what was measured beside what it should be.
+"""What the workbook makes of a GPU, in one call of eight minutes: a table of what was measured beside its target.
 
     python benchmarks/gpu.py                 # on an NVIDIA GPU of 40 GB or more; the parts below, in this order
     python benchmarks/gpu.py train compile   # some of them
     python benchmarks/gpu.py --small         # a trial of the script itself, on any machine: its figures mean nothing
 
-Images are noise of KonIQ-10k's number and size, weights are random, nothing is downloaded. Every line of figures is also
-appended to gpu.jsonl in the folder that OUT names. Parts: train (graph, and launched kernel by kernel), evaluate,
+Images are noise of KonIQ-10k's number and size, weights are random, nothing is downloaded. Every line of figures is
+also appended to gpu.jsonl in the folder that OUT names. Parts: train (graph, and launched kernel by kernel), evaluate,
 compile, plain, tests (all but the slow ones, for as long as the eight minutes last). When they are over, or a part
 fails, the table has what was measured until then.
 """

@@ -4,11 +4,11 @@
     python benchmarks/memory.py --images 500 --epochs 3           # a quick look
     python benchmarks/memory.py --backbone swin_tiny_patch4_window7_224 --crop 224
 
-Few generated JPEG files are linked under many names, decoded by the workbook into its cache (6 GB, in a temporary folder
-that is removed; TMPDIR chooses the disk) and trained on, 60 of them for validation and 60 for testing.
+Few generated JPEG files are linked under many names, decoded by the workbook into its cache (6 GB, in a temporary
+folder that is removed; TMPDIR chooses the disk) and trained on, 60 of them for validation and 60 for testing.
 
-Counted is private memory, ``RssAnon`` of Linux: what the process alone holds and cannot be taken from it. The cache is a
-memory-mapped file; its pages (``RssFile``, beside it) belong to the system's file cache, which takes them back when
+Counted is private memory, ``RssAnon`` of Linux: what the process alone holds and cannot be taken from it. The cache is
+a memory-mapped file; its pages (``RssFile``, beside it) belong to the system's file cache, which takes them back when
 memory is short. "Beyond the model" is the peak less what the process held after one training step of one batch.
 """
 

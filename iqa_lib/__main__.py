@@ -58,7 +58,7 @@ option = partial(methodcaller, "add_argument")  # an option: called with a parse
 
 
 def verb(about: str, *options: Callable | list[Callable]) -> Callable:
-    """Makes a function a verb, by its own name; ``data_x`` becomes ``data x``. Of a list of options one may be given."""
+    """Makes a function a verb, by its own name; ``data_x`` becomes ``data x``. Of a list of options one is given."""
 
     def register(act: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
         group, _, name = act.__name__.rpartition("_")
@@ -135,7 +135,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
 @verb(
-    "score photographs: 0-100, higher is better; a few points beyond where worse or better than all that was learnt from",
+    "score photographs: 0-100, higher is better; a few points beyond where worse or better than all that it learnt",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
     option("--csv", metavar="FILE", help="write image, score and fault of each; - for standard output"),

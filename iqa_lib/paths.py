@@ -38,8 +38,8 @@ FIGURES = HOME / "figures"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader never sees half a file. What is no regular file is written to
-    as it is, a link's target is replaced, and permissions stay.
+    """Write under a temporary name, sync, rename: a reader never sees half a file. What is no regular file is written
+    to as it is, a link's target is replaced, and permissions stay.
 
     Raises:
         StorageError: the disk refuses; what was at ``path`` before is still there.
@@ -173,8 +173,8 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
     }
     remedy = next((text for text, errors in remedies.items() if error.errno in errors), "Look after its disk")
     return StorageError(
-        f"{folder} cannot be written: {error.strerror or error}. {remedy}, or {elsewhere}. What was finished before is kept: the "
-        f"same command resumes there."
+        f"{folder} cannot be written: {error.strerror or error}. {remedy}, or {elsewhere}. What was finished before is "
+        f"kept: the same command resumes there."
     )
 
 

@@ -188,7 +188,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     """Read ``notebooks/profiles/NAME.yaml``, or the YAML file at a path, and lay ``overrides`` over it.
 
     Raises:
-        ProfileError: no such profile, unknown key, or impossible value; the message names the key, and the file where it is there.
+        ProfileError: no such profile, unknown key, impossible value; the message names the key and, if any, the file.
     """
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.PROFILES / f"{name}.yaml"
     if not path.is_file():
@@ -216,7 +216,8 @@ def _explain(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
     if fault["type"] == "string_pattern_mismatch":
-        return f"{key}: {repr(fault['input'])[:200]} is not allowed, a name has letters, digits and . + - _ and begins with none of . + -"
+        named = "a name has letters, digits and . + - _ and begins with none of . + -"
+        return f"{key}: {repr(fault['input'])[:200]} is not allowed, {named}"
     if fault["type"] == "tuple_type":
         return f"{key}: {repr(fault['input'])[:200]} is not allowed, write a list: [{str(fault['input'])[:200]}]"
     return f"{key}: {repr(fault['input'])[:200]} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -105,7 +105,8 @@ def agiqa(folder):
     lines = [
         "name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align",
         "AttnGAN_normal_000.jpg,statue of a man,,,,0.965602553,0.223270101,0.40889324,0.615607722",
-        'xl2.2_normal_000.jpg,statue of a man,,,,4.0,0.5,3.1,0.5\nglide_normal_001.jpg,"a cat, asleep",,,,2.5,0.5,3,0.5',
+        "xl2.2_normal_000.jpg,statue of a man,,,,4.0,0.5,3.1,0.5\n"
+        'glide_normal_001.jpg,"a cat, asleep",,,,2.5,0.5,3,0.5',
     ]
     write_text(folder / "data.csv", "\r\n".join(lines))
     write_images(folder / "AGIQA-3K", ["AttnGAN_normal_000.jpg", "xl2.2_normal_000.jpg", "glide_normal_001.jpg"])

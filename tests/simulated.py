@@ -35,8 +35,8 @@ def pearson_of(srcc):
 def study(rng, true, runs, statistic=metrics.srcc, images=100, references=None, run_sd=0.0):
     """Scores, and each method's predictions by ``runs`` runs whose expected statistic in all images is ``true``.
 
-    Each run's own is ``true`` plus N(0, run_sd), of one SD for all or one each. Half of the error is common to all methods (images hard for
-    everyone), 30 % to the runs of one method.
+    Each run's own is ``true`` plus N(0, run_sd), of one SD for all or one each. Half of the error is common to all
+    methods (images hard for everyone), 30 % to the runs of one method.
     """
     score, hard = normal(rng, images, references, rows=(2,))
     methods = []
@@ -89,7 +89,8 @@ def differences(rng, true, seeds, repeats, references=None, images=200, run_sd=0
 def families(rng, family, run_sd, repeats, first=3, others=3, wider=1.0):
     """Share of studies of equal methods with a false "holds" of +0.0025, and with a false "does not hold".
 
-    The first method has ``first`` runs and is compared with each of the others, whose runs scatter ``wider`` times as far.
+    The first method has ``first`` runs and is compared with each of the others, whose runs scatter ``wider`` times
+    as far.
     """
     holds, refuted = [], []
     for _ in range(repeats):

@@ -229,9 +229,9 @@ def too_few(table: pd.DataFrame, protocol: str) -> str | None:
     if min(counts.values()) >= 3:
         return None
     return (
-        f"{len(table)} images give {', '.join(f'{count} in split {split!r}' for split, count in counts.items())}; at least 3 "
-        f"needed in each. Label more (30 photographs are enough); or write a column 'split' of {', '.join(counts)}, and, to "
-        f"cross-validate, train again with others in 'test', under another name."
+        f"{len(table)} images give {', '.join(f'{count} in split {split!r}' for split, count in counts.items())}; at "
+        f"least 3 needed in each. Label more (30 photographs are enough); or write a column 'split' of "
+        f"{', '.join(counts)}, and, to cross-validate, train again with others in 'test', under another name."
     )
 
 

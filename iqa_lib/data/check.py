@@ -81,8 +81,8 @@ def check(name: str, settings: Profile) -> Report:
     published = catalog.describe(name, settings.data_folder).images
     if published and report.images and report.images != published:
         report.faults.append(
-            f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole archive "
-            f"again; use what is there only if a part is intended."
+            f"{report.folder}: {report.images:,} labelled images, published are {published:,}. Unpack the whole "
+            f"archive again; use what is there only if a part is intended."
         )
     if not (published or report.faults or name in settings.test_datasets):
         lack = catalog.too_few(
@@ -108,8 +108,8 @@ def _look_at_scores(report: Report, table: pd.DataFrame) -> None:
     scores = table["score"].dropna()
     if len(scores) > 1 and scores.min() >= 0 and scores.max() <= 100 and scores.max() - scores.min() < 20:
         report.notes.append(
-            f"The scores fill {scores.min():.0f} to {scores.max():.0f} of 0–100 only. If their scale is another, set the "
-            f"profile key score_range to its worst and best score."
+            f"The scores fill {scores.min():.0f} to {scores.max():.0f} of 0–100 only. If their scale is another, set "
+            f"the profile key score_range to its worst and best score."
         )
 
 

@@ -48,8 +48,8 @@ def checked(table: pd.DataFrame, folder: Path, score_range: tuple[float, float])
     if missing:
         shown = few(f"'{image}'" for image in missing)
         sentences.append(
-            f"{folder}: {len(missing)} of {images} images are missing: {shown} (named in {named_in}). Put them there, or "
-            f"remove their rows."
+            f"{folder}: {len(missing)} of {images} images are missing: {shown} (named in {named_in}). Put them there, "
+            f"or remove their rows."
         )
     return table.reset_index(drop=True), sentences
 
@@ -105,7 +105,7 @@ def _paths(table: pd.DataFrame, folder: Path, faults: Faults) -> tuple[pd.Series
 
 
 def _one_row_per_image(table: pd.DataFrame, faults: Faults) -> pd.DataFrame:
-    """Several rows of an image, each one rater's, become their mean with ``std`` and ``standard_error``; others faults."""
+    """Several rows of an image, each one rater's, become their mean, ``std`` and ``standard_error``; others faults."""
     paths = table["path"].dropna()
     again, images = paths.duplicated(), paths.nunique()
     if not again.any():

@@ -46,7 +46,7 @@ def build(folder: Path, pictures: Path = PACKAGES_FOLDER) -> Path:
     missing = wallpapers[[not (pictures / file).is_file() for file in wallpapers["file"]]]
     if len(missing):
         raise DataError(
-            f"{len(missing)} of {len(wallpapers)} pictures are not in {pictures}, the first: {missing['file'].iloc[0]}. "
+            f"{len(missing)} of {len(wallpapers)} pictures are not in {pictures}, such as {missing['file'].iloc[0]}. "
             f"On Debian 12: apt-get install --no-install-recommends {' '.join(missing['package'].unique())}; elsewhere "
             f"unpack these packages and name the folder: --pictures FOLDER/usr/share."
         )

@@ -120,7 +120,7 @@ def labelled(runs: list[Run]) -> dict[str, Run]:
 
 
 def read_upload(name: str, content: bytes, settings: RunSettings) -> Picture:
-    """An uploaded file at the profile's working size; DataError, with the file's own name, where it is no such image."""
+    """An uploaded file at the profile's working size; DataError, with the file's own name, where it is no image."""
     with tempfile.TemporaryDirectory() as folder:
         ending = Path(name).suffix.lower()
         path = Path(folder) / f"upload{ending if ending in RAW else ''}"  # never a name that came from outside

@@ -1,4 +1,4 @@
-"""What the explorer shows, drawn: PNG bytes for pictures, HTML and SVG for words and numbers, a figure and a sheet to keep.
+"""What the explorer shows, drawn: PNG bytes for pictures, HTML and SVG for words and numbers, a figure and a sheet.
 
 Nothing here knows widgets or models. All text is escaped; scores are 0–100, higher better.
 

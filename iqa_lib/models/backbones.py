@@ -90,7 +90,7 @@ PACKAGED_WEIGHTS = {
 
 
 class LeanAttention(WindowAttention):
-    """The same numbers on a GPU, with less to write: timm writes a float32 mask of every window, then rounds and pads it."""
+    """The same numbers on a GPU, with less to write: timm writes a float32 mask of every window, rounds and pads it."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.in_one(x, mask) if x.is_cuda and self.fused_attn else super().forward(x, mask)

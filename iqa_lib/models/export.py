@@ -67,9 +67,9 @@ def to_onnx(model: BlindIQA, path: str | Path, crop_size: int, batch: int | None
 
 
 PREPARE = (
-    "Open the photograph upright, as 8-bit RGB, transparent parts white. {resize} Cut the fewest squares of {crop} px that "
-    "cover it, evenly spaced from side to side and rounded to whole pixels. Its score is the mean of theirs: 0-100, higher "
-    "is better. Normalisation is in the graph."
+    "Open the photograph upright, as 8-bit RGB, transparent parts white. {resize} Cut the fewest squares of {crop} px "
+    "that cover it, evenly spaced from side to side and rounded to whole pixels. Its score is the mean of theirs: "
+    "0-100, higher is better. Normalisation is in the graph."
 )
 KEEPING_ASPECT = (
     "Reduce it (bicubic, antialiased) to a short side of {resolution} px if that is longer; enlarge it to {crop} px if "

@@ -1,8 +1,8 @@
 """The hybrid backbone: a Swin Transformer whose patches are embedded, at every stage, by a convolutional hierarchy.
 
 At the strides 8, 16 and 32 a stage of the convolutions gives the tokens, the stage before is merged into them, and
-shifted-window blocks (Liu et al., ICCV 2021; timm's) work on the sum. Blocks and merging start at zero: before training, the hybrid
-computes just what its convolutions do, so that it begins as good as their ImageNet weights.
+shifted-window blocks (Liu et al., ICCV 2021; timm's) work on the sum. Blocks and merging start at zero: before
+training, the hybrid computes just what its convolutions do, so that it begins as good as their ImageNet weights.
 
 Shape suffixes: B batch, C channels, H height, W width.
 """
@@ -53,7 +53,7 @@ class SwinStage(nn.Module):
 
 
 class HybridSwin(nn.Module):
-    """A timm feature backbone with maps at strides 4, 8, 16 and 32, and the Swin stages on them; takes and gives NCHW."""
+    """A timm feature backbone with maps at strides 4, 8, 16 and 32, and the Swin stages on them; NCHW in and out."""
 
     def __init__(self, convolutions: nn.Module, drop_path_rate: float = 0.0):
         super().__init__()
@@ -79,7 +79,7 @@ class HybridSwin(nn.Module):
 
 
 def create_hybrid(architecture: str, options: dict) -> HybridSwin:
-    """A hybrid of this timm architecture; ``options`` as of ``timm.create_model``, weights those of the whole hybrid."""
+    """A hybrid of this timm architecture; ``options`` of ``timm.create_model``, weights of the whole hybrid."""
     source = options.get("pretrained_cfg_overlay", {})
     plain = {k: v for k, v in options.items() if k not in ("pretrained", "pretrained_cfg_overlay")}
     convolutions = timm.create_model(architecture, **plain, out_indices=LEVELS)

@@ -185,7 +185,7 @@ class HyperIQA(BlindIQA, PyTorchModelHubMixin):
 
 
 def compile_backbone(model: BlindIQA) -> BlindIQA:
-    """The same model with its backbone, nearly all of its arithmetic, compiled at first use; RunError where nothing can be.
+    """The same model with its backbone, nearly all of its arithmetic, compiled at first use; RunError where it cannot.
 
     On a GPU a Swin's blocks are compiled one by one: equal ones share what is compiled, in a fraction of the time.
     """

@@ -18,7 +18,7 @@ NO_CODE = "Save its state dict alone with torch.save(model.state_dict(), path), 
 
 
 def read_without_running(path: str | Path, remedy: str = NO_CODE) -> object:
-    """What a ``.safetensors`` file or one of ``torch.save`` holds: tensors, plain numbers, texts and containers of them.
+    """What a ``.safetensors`` file or one of ``torch.save`` holds: tensors, numbers, texts and containers of them.
 
     Raises CheckpointError: it is absent or damaged, or holds an object that only running code could make.
     """

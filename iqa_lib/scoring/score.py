@@ -68,7 +68,7 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
         return model
     if not isinstance(model, str | bytes | os.PathLike | None):
         raise CheckpointError(
-            f"A model is given by its name or folder, not as {type(model).__name__}: one in memory by `save_pretrained`."
+            f"A model is given by its name or folder, not as {type(model).__name__}: save one by `save_pretrained`."
         )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)  # weights are read as they are, whatever a host computes in
@@ -93,7 +93,7 @@ def _default() -> Scorer:
 
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
-    # Always float32: bf16, twice as fast, moves single scores by up to two points.
+    # Always float32: bf16, twice as fast, moves single scores by up to 2.5 points (tests/reliability/test_numbers.py).
     settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
     device = machine.device()
     return Scorer(settings, model.to(device, memory_format=machine.memory_format(device)).eval(), name)
@@ -192,8 +192,8 @@ def _unreadable_on_the_way(pattern: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to nothing, pipes and
-    folders that may not be read are among them: they get a fault in place of a score.
+    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to
+    nothing, pipes and folders that may not be read are among them: they get a fault in place of a score.
     """
     unreadable: list[OSError] = []
     found, suffixes = [], {*PHOTOGRAPHS, *RAW}
@@ -222,7 +222,7 @@ def _is_new(folder: Path, root: str, seen: set[str]) -> bool:
 def score(images: Source | Iterable[Source], model: str | Path | Scorer | None = None) -> float | pd.Series:
     """Quality of one image, or of many, by a trained model: 0–100, higher is better.
 
-    The model's last layer is linear: an image worse or better than all that it learnt from may lie a few points outside.
+    The model's last layer is linear: an image worse or better than all it learnt from may lie a few points outside.
 
     Args:
         images: a file, a folder, a pattern; Pillow's image; an array (H, W), (H, W, 3) or (H, W, 4) of uint8; a tensor
@@ -274,8 +274,8 @@ ONE_THING = bytes | bytearray | memoryview | io.IOBase | pd.DataFrame  # which P
 
 def _unknown(which: str, thing: object) -> str:
     return (
-        f"{which} is of type {type(thing).__name__}; an image is the name of a file, folder or pattern, Pillow's image, an "
-        f"array of uint8 (H, W, 3) or a tensor (3, H, W) of 0–1. An open file: "
+        f"{which} is of type {type(thing).__name__}; an image is the name of a file, folder or pattern, Pillow's "
+        f"image, an array of uint8 (H, W, 3) or a tensor (3, H, W) of 0–1. An open file: "
         f"PIL.Image.open(file); its bytes: PIL.Image.open(io.BytesIO(data))."
     )
 
@@ -305,7 +305,7 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
 
 
 def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
-    """As `score_all`, to four decimals and into a CSV; scoring that was killed resumes after the last whole group of images.
+    """As `score_all`, to four decimals and into a CSV; scoring that was killed resumes after the last whole group.
 
     What is scored is noted in a hidden file beside ``csv``, under the fingerprint of model, images and their order.
 

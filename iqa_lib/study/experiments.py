@@ -59,7 +59,7 @@ class Claim:
 
 
 def beats(first: Variant, second: Variant, size: float | None = None, on: Elsewhere | None = None) -> Claim:
-    """The claim that the paper's numbers make of two variants, or that ``size`` makes: its sentence follows the sign."""
+    """The claim that the paper's numbers make of two variants, or that ``size`` does: its sentence follows the sign."""
     if size is None and {"SRCC"} <= first.published.keys() & second.published.keys():
         size = round(first.published["SRCC"] - second.published["SRCC"], 6)
     if size is not None and size < 0:

@@ -171,8 +171,8 @@ def activation_by_level(table: pd.DataFrame) -> Figure:
     """How each stage's mean activation moves as a distortion grows, in % of the original photograph's."""
     original = table.groupby(["distortion", "stage"])["activation"].transform("first")  # level 0
     grid = sns.relplot(
-        table.assign(change=100 * table["activation"] / original), x="level", y="change", hue="stage", style="stage", kind="line",
-        col="distortion", palette=STAGE_COLOURS, markers=list("osD^"), dashes=False, height=3, aspect=1.1,
+        table.assign(change=100 * table["activation"] / original), x="level", y="change", hue="stage", style="stage",
+        kind="line", col="distortion", palette=STAGE_COLOURS, markers=list("osD^"), dashes=False, height=3, aspect=1.1,
     )  # fmt: skip
     grid.refline(y=100).set_titles("{col_name}")
     grid.set_axis_labels("level (0: original)", "mean |activation| (% of original)")

@@ -54,8 +54,8 @@ CAPTIONS = {
     "loss_bars": "Losses; a dash is one seed",
     "augmentation": "Augmentation and resolution",
     "augmentation_bars": "Augmentation and resolution; a dash is one seed",
-    "protocols": "The same weights under each way of reporting; change against the honest one on the same n images, its "
-    "mean, lowest and highest over seeds",
+    "protocols": "The same weights under each way of reporting; change against the honest one on the same n images, "
+    "its mean, lowest and highest over seeds",
     "cross_dataset": "Trained on {dataset}, tested there and elsewhere",
     "cross_dataset_heatmap": "SRCC on every dataset",
 }
@@ -134,7 +134,7 @@ class Page:
         return runs
 
     def finish(self, headline: str, **numbers: Any) -> Markdown:
-        """Write ``runs/<profile>/results/NOTEBOOK.json``, proof that the notebook came to its end; the conclusion, to show."""
+        """Write ``runs/<profile>/results/NOTEBOOK.json``, proof that the notebook came to its end; the conclusion."""
         result = {"notebook": self.notebook, "headline": headline, "numbers": numbers, **self.saved}
         path = self.settings.folder / "results" / f"{self.notebook}.json"
         paths.write_atomically(path, json.dumps(result, indent=1))

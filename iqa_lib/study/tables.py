@@ -44,7 +44,8 @@ def datasets(sets: dict[str, ImageSet]) -> pd.DataFrame:
 def agreement_of_raters(sets: dict[str, ImageSet], counts=(1, 2, 4, 9, 13, 20)) -> pd.DataFrame:
     """Test images of the sets with published votes: SRCC of the mean of k raters with the others' mean.
 
-    Up to half of the smallest panel. The last rows of a set: half the panel with the other half, two full panels, and a perfect model with the panel.
+    Up to half of the smallest panel. The last rows of a set: half the panel with the other half, two full panels, and a
+    perfect model with the panel.
     """
     lines = []
     for name, images in sets.items():

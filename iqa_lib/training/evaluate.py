@@ -38,7 +38,7 @@ def predict(
     what: str = "scoring",
     crops: list[Crop] | None = None,
 ) -> pd.DataFrame:
-    """``prediction`` (and stage weights ``alpha1``–``alpha4``) of each image: the mean over ``crops``, or over its grid."""
+    """``prediction`` (and stage weights ``alpha1``–``alpha4``) of each image: the mean over ``crops`` or its grid."""
     crops = crops or grid_crops(images, rows, settings.crop_size)
     table = Predictor(settings, model).predict(images, crops, what)
     return table.groupby("row").mean().loc[rows].reset_index(drop=True)
@@ -59,7 +59,7 @@ test_on.__test__ = False  # pytest takes the name for a test's
 
 
 def score_random_crops(run: Run, images: ImageSet, rows: np.ndarray) -> np.ndarray:
-    """Scores (N, 20) of the paper's random crops of these test images; computed once, then read from the run's folder."""
+    """Scores (N, 20) of the paper's random crops of these test images; computed once, then read from its folder."""
     path = run.folder / f"random-crops-{len(rows)}.npy"
     if not path.is_file():
         crops = draw_crops(run.settings, images, rows, PAPER_TEST_CROPS, draw=0)

@@ -1,4 +1,4 @@
-"""A GPU's work recorded as CUDA graphs: one call replays what Python would launch kernel by kernel, and slower than the card works."""
+"""A GPU's work recorded as CUDA graphs: one call replays what Python would launch kernel by kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORTH_IT = 100  # training steps to come; recording takes as long as some tens o
 
 
 class Graphs:
-    """What is recorded of a model's work, by the shapes of its batches; all in one memory, so that only one runs at a time.
+    """What is recorded of a model's work, by the shapes of its batches; all in one memory, so only one runs at a time.
 
     Attributes:
         work: False where there is no GPU, and once something could not be recorded.

@@ -5,7 +5,7 @@ predictions free (`plcc` and `srcc` the scale too), so RMSE says something only 
 
 Half-precision input is computed in float32. Loss and gradient are finite for every batch of finite numbers. Beyond L1
 and L2, one image alone has gradient zero; so have, where a correlation is undefined, constant labels and constant
-predictions under `plcc` and `srcc`. Equal labels under `pairwise_rank` and `pairwise_fidelity` pull predictions together.
+predictions under `plcc` and `srcc`. Under `pairwise_rank` and `pairwise_fidelity` equal labels pull predictions close.
 """
 
 import functools

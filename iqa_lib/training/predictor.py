@@ -132,7 +132,7 @@ class Predictor(NamedTuple):
         return PooledStages.unpack(packed, self.model.backbone.channels)
 
     def through_backbone(self, read: Callable[[Any], Tensor], items: Iterable) -> Iterator[PooledStages]:
-        """`stages` of the crops ``read`` of each item, in order, without gradients; reading never halts the backbone."""
+        """`stages` of the crops ``read`` of each item, in order, no gradients; reading never halts the backbone."""
 
         def stages(crops_BCKK: Tensor) -> PooledStages:
             with torch.inference_mode():  # each thread has its own

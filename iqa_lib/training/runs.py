@@ -1,9 +1,9 @@
 """The run store: what a run is, where it is stored, whether it is complete.
 
 ``runs/<profile>/store/<name>-<hash>/`` holds ``run.json`` (its settings), ``epochs.jsonl``, ``predictions.parquet``,
-the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, written last, ``result.json``: without
-it the run is not complete. ``state.pt`` exists while it trains and makes resuming exact. What a published method scores
-is stored there too, without a model (`iqa_lib.study.published`).
+the model (``model.safetensors`` and its ``config.json``), ``environment.json`` and, written last, ``result.json``:
+without it the run is not complete. ``state.pt`` exists while it trains and makes resuming exact. What a published
+method scores is stored there too, without a model (`iqa_lib.study.published`).
 """
 
 from __future__ import annotations
@@ -146,9 +146,10 @@ class StoredRun:
         try:
             yield self.folder / name
         except Exception as error:  # a damaged file makes its reader raise anything
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise RunError(
-                f"{self.folder / name} is damaged or absent ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
-                f" Remove the folder {self.folder}: the run is then trained again when it is next wanted."
+                f"{self.folder / name} is damaged or absent ({why}). Remove the folder {self.folder}: "
+                f"the run is then trained again when it is next wanted."
             ) from error
 
 

@@ -208,7 +208,7 @@ class Loop:
         return cls(settings, model, optimizer, schedule, accelerator)
 
     def record(self, crops: ImageBatches, batches: list[np.ndarray]) -> None:
-        """On a GPU of its own: batches of these sizes will be learnt from by CUDA graphs (`learn`). Nothing is learnt yet."""
+        """On a GPU of its own: batches of these sizes will be learnt from by CUDA graphs (`learn`). Learns nothing."""
         graphs = graphs_of(self.model, self.accelerator.device)
         too_few = len(batches) * self.settings.epochs < WORTH_IT
         if not graphs.work or too_few or self.accelerator.num_processes > 1:
@@ -341,8 +341,8 @@ def _predict(settings: RunSettings, model: BlindIQA, images: ImageSet, split: st
     wrong = table.loc[~np.isfinite(table["prediction"]), "image"]
     if len(wrong):
         raise RunError(
-            f"After the last batch of epoch {epoch}, {len(wrong)} of {len(rows)} predictions of split '{split}' are not "
-            f"finite (images {', '.join(wrong[:3])}, …; learning rates began at "
+            f"After the last batch of epoch {epoch}, {len(wrong)} of {len(rows)} predictions of split '{split}' are "
+            f"not finite (images {', '.join(wrong[:3])}, …; learning rates began at "
             f"[{settings.learning_rate_backbone}, {settings.learning_rate_head}]). {LOWER_THE_RATE}"
         )
     return table

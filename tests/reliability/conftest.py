@@ -13,8 +13,8 @@ TABLE = FOLDER / "README.md"
 COMMAND = "pytest "
 NOT_WRITTEN_BY_HAND = """# What was tried to break it
 
-Written by this suite itself when it runs (`pytest tests/reliability -n 2 --dist loadfile`), a row for each test; a run of a part renews
-its rows alone. "Lost" is what the test measured, and it fails where that is more than it says.
+Written by this suite itself when it runs (`pytest tests/reliability -n 2 --dist loadfile`), a row for each test; a run
+of a part renews its rows alone. "Lost" is what the test measured, and it fails where that is more than it says.
 
 | subject | tried | times | lost | seconds | repeat with |
 |---|---|---|---|---|---|

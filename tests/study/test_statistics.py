@@ -102,7 +102,7 @@ def difference(value, low, high, seeds=(3, 3), **known):
         # No size of interest is claimed: any gain at all is not that size.
         (difference(0.01, 0.0002, 0.0198), 0.0025, DIRECTION),
         (difference(0.01, 0.002, 0.018), 0.0025, SIZE),
-        # Not even with the smallest difference of interest allowed for; and what is too small to matter refutes nothing.
+        # Not even less the smallest difference of interest; and what is too small to matter refutes nothing.
         (difference(0.004, -0.001, 0.009), 0.0143, HOLDS_NOT),
         (difference(0.005, -0.001, 0.011), 0.0143, UNTOLD),
         (difference(-0.001, -0.003, 0.001), 0.0025, UNTOLD),

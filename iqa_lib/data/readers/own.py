@@ -36,8 +36,8 @@ ALIASES = {
     "reference": "reference refname refimg refimgpath referenceimage",
     "distortion": "distortion distype distortiontype",
     "severity": "severity",
-    "rater": "rater raterid user userid subject subjectid observer observerid worker workerid participant participantid "
-    "annotator annotatorid",
+    "rater": "rater raterid user userid subject subjectid observer observerid worker workerid participant "
+    "participantid annotator annotatorid",
 }
 KNOWN = {name: ours for ours, names in ALIASES.items() for name in names.split()}
 ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')})\d+")

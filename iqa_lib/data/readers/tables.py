@@ -49,7 +49,8 @@ def decoded(path: Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{path}, line {line}: not in {encoding.upper()} (byte 0x{content[error.start]:02X}). Save it again as 'CSV UTF-8'."
+            f"{path}, line {line}: not in {encoding.upper()} (byte 0x{content[error.start]:02X}). Save it again as "
+            f"'CSV UTF-8'."
         ) from error
 
 
@@ -151,15 +152,15 @@ def headed(cells: pd.DataFrame, path: Path, header: int = 0) -> pd.DataFrame:
     if len(wide):
         more = f" ({len(wide)} such rows)" if len(wide) > 1 else ""
         raise DataError(
-            f"{path.parent / wide[0]} is not readable: it has more cells than the header{more}. Give every line the same "
-            f"columns: a text with a comma in it stands in quotes; where commas are decimal, separate by semicolons."
+            f"{path.parent / wide[0]} is not readable: it has more cells than the header{more}. Give every line the "
+            f"same columns: a text with a comma stands in quotes; where commas are decimal, separate by semicolons."
         )
     used = [c for c in cells if names[c] or (rows[c] != "").any()]
     return rows[used].set_axis([names[c] or f"Unnamed: {c}" for c in used], axis=1)
 
 
 def read_sheet(path: Path, sheet: str | int = 0, **wanted: str) -> pd.DataFrame:
-    """Columns of an Excel sheet, as `columns_of` gives them and ``std`` where there is one; whatever stands above them."""
+    """Columns of an Excel sheet, as `columns_of` gives them and ``std`` where it is; whatever stands above them."""
     cells = read_sheets(path, sheet)
     ours = {theirs.casefold(): ours for ours, theirs in wanted.items()}
     for number, row in enumerate(cells.itertuples(index=False), 1):
@@ -207,7 +208,8 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged file makes openpyxl and scipy raise anything
         raise DataError(
-            f"{path} is not a readable {kind} file: {error}. Unpack or load it again; if it is yours, save it as 'CSV UTF-8'."
+            f"{path} is not a readable {kind} file: {error}. Unpack or load it again; if it is yours, save it "
+            f"as 'CSV UTF-8'."
         ) from error
 
 
