@@ -71,7 +71,7 @@ CATALOG = {name: Dataset(**facts, layouts=_LAYOUTS[name]) for name, facts in _PU
 }
 
 
-def describe(name: str, data_folder: str | Path | None = None) -> Dataset:
+def describe(name: str, data_folder: str | Path | None) -> Dataset:
     """The catalog's entry, or one for the user's own labels."""
     if name in CATALOG:
         return CATALOG[name]

@@ -74,7 +74,7 @@ class Explorer:
             raise ExplainError("The explorer needs at least one finished run and one test image.")
         self._rows = rows[np.argsort(self._images.scores(rows), kind="stable")]
         self._test_scores = self._images.scores(self._rows)
-        self._kind = describe(settings.dataset).scores
+        self._kind = describe(settings.dataset, settings.data_folder).scores
         self._uploads: OrderedDict[str, Picture] = OrderedDict()
         self.kept: list[Request] = []
         self._thread = None if synchronous else ThreadPoolExecutor(1, "explorer")

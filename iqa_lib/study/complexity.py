@@ -347,7 +347,7 @@ def stored_runs(settings: Profile) -> dict[str, list[Run]]:
 
 def accuracy_beside_cost(settings: Profile, runs: dict[str, list[Run]], table: pd.DataFrame) -> pd.DataFrame:
     """Test SRCC of these runs (`stored_runs`) beside their backbones' cost in ``table`` (`costs`)."""
-    kept = ["n", "seeds", "SRCC", "95 % low", "95 % high"]
+    kept = ["n", "seeds", "SRCC", "95 % low", "95 % high", "interval over"]
     in_float32 = table.loc[table["precision"] == "float32", ["backbone", "GMAC", "latency (ms)", "crops/s"]]
     columns = ["model", *in_float32, *kept]
     if not runs:

@@ -24,7 +24,7 @@ Exhibit = Figure | plt.Axes | pd.DataFrame
 
 def about_numbers(settings: Profile) -> str:
     """What a caption must say of a profile's numbers: data, kind of scores, protocol, stand-ins, confounding."""
-    dataset = describe(settings.dataset)
+    dataset = describe(settings.dataset, settings.data_folder)
     parts = [f"{dataset.title}, {dataset.scores}"]
     if settings.freeze_backbone:
         parts.append("frozen backbone")
@@ -82,7 +82,7 @@ class Page:
             data: what a figure shows, for a ``.csv`` beside it.
         """
         target = self.settings.figures / f"{name}.csv"
-        caption = self._in_full(name, caption, exhibit)
+        caption = self._in_full(name, caption, exhibit if isinstance(exhibit, pd.DataFrame) else data)
         if isinstance(exhibit, pd.DataFrame):
             paths.write_atomically(target, to_csv(exhibit))
             paths.write_atomically(target.with_suffix(".tex"), to_latex(exhibit, name, caption))
@@ -107,19 +107,19 @@ class Page:
         saved = self.save(exhibit, name, caption, data)
         display(styled(saved, self.saved["tables"][-1]["caption"]) if isinstance(saved, pd.DataFrame) else saved)
 
-    def _in_full(self, name: str, caption: str | None, exhibit: object) -> str:
+    def _in_full(self, name: str, caption: str | None, table: pd.DataFrame | None) -> str:
         if caption is None:
             of = name.removesuffix("_verdicts")
             caption = CAPTIONS.get(of, of).format(**dict(self.settings)) + ": verdicts" * (of != name)
-        columns = set(exhibit) if isinstance(exhibit, pd.DataFrame) else set()
-        parts = [caption.rstrip(". ")]
-        if "verdict" in columns:
+        table, parts = pd.DataFrame() if table is None else table, [caption.rstrip(". ")]
+        if "verdict" in table:
             parts.append(
                 "Intervals hold the truth for all rows together in 95 % of studies; p times the number of rows; "
                 "smallest detectable: with 80 % power among them"
             )
-        elif "interval over" in columns:
-            parts.append("Intervals: 95 %, over what the column says, not over seeds")
+        elif "interval over" in table and len(table):
+            over = " and ".join(table["interval over"].dropna().unique())
+            parts.append(f"Intervals: 95 %, over {over}, not over seeds")
         return f"{'. '.join([*parts, self.about])}."
 
     def uses(self, run: AnyRun) -> AnyRun:
@@ -144,16 +144,19 @@ class Page:
         self.saved[kind] = [e for e in self.saved[kind] if e["name"] != entry["name"]] + [entry]
 
 
-BEST_IS_HIGH = ("SRCC", "PLCC", "KRCC")  # measured columns whose best value is set in bold
+def _competed_in(table: pd.DataFrame) -> list[str]:
+    """The measured columns whose best value is set in bold; none where the rows are not methods on one dataset."""
+    if "dataset" in table or not {"variant", "method", "model"} & set(table):
+        return []
+    return [c for c in ("SRCC", "PLCC", "KRCC") if c in table and table[c].notna().any()]
 
 
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """The table as notebooks show it: four digits, the best measured value in bold."""
-    best = [c for c in BEST_IS_HIGH if c in table]
     return (
         table.style.hide(axis="index")
         .format(precision=4, na_rep="–")
-        .highlight_max(subset=best, props="font-weight: bold")
+        .highlight_max(subset=_competed_in(table), props="font-weight: bold")
         .set_caption(caption)
     )
 
@@ -172,7 +175,7 @@ def to_latex(table: pd.DataFrame, name: str, caption: str) -> str:
     Needs ``\\usepackage{booktabs,graphicx}``; a table wider than the line is shrunk to it.
     """
     cells, names = table.apply(_latex_cells), {column: str(column) for column in table}
-    for column in (c for c in BEST_IS_HIGH if c in table and table[c].notna().any()):
+    for column in _competed_in(table):
         best = table[column] == table[column].max()
         cells.loc[best, column] = r"\textbf{" + cells.loc[best, column] + "}"
     if {"95 % low", "95 % high"} <= set(table):  # they go behind the number on their left, whose limits they are

@@ -79,7 +79,7 @@ def test_no_reference_is_on_two_sides_in_any_of_the_ten_splits(layout):
 def test_a_path_to_a_folder_in_a_published_layout_is_read_as_that_dataset(tmp_path):
     csiq(tmp_path / "x")
     assert load_table(str(tmp_path / "x"))["score"].tolist() == [100, 75, 50, 25]
-    assert catalog.describe(str(tmp_path / "x")).title == "CSIQ"
+    assert catalog.describe(str(tmp_path / "x"), None).title == "CSIQ"
 
 
 def test_both_label_files_of_koniq_say_the_same(tmp_path):

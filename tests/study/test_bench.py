@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,8 +18,10 @@ from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.study import complexity as bench
-from iqa_lib.study import precisions
+from iqa_lib.study import figures, precisions
+from iqa_lib.study.page import Page
 from iqa_lib.training.predictor import ahead
+from iqa_lib.training.runs import Run
 
 can_export = pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 cannot write these networks as ONNX")
 
@@ -129,6 +132,22 @@ def test_costs_have_a_row_per_backbone_and_precision_with_the_papers_beside(monk
     reached = table["standard error (%)"] <= 100 * bench.SETTLED
     assert set(table["settled"]) <= {"yes", "no"} and reached[table["settled"] == "yes"].all()
     assert f"computes in {'bf16' if native else 'float32'} on this machine" in capsys.readouterr().err
+
+
+def test_accuracy_beside_cost_says_what_its_intervals_resample(home):
+    settings = load_profile("smoke", bootstrap_samples=100)
+    run = Run(settings, "one")
+    run.folder.mkdir(parents=True)
+    test = pd.DataFrame({"score": np.arange(40.0), "prediction": np.arange(40.0) % 17, "split": "test"})
+    test = test.assign(image=[f"{i}.png" for i in range(40)], reference=[f"{i // 10}.png" for i in range(40)])
+    run.complete_with(test, {"parameters": 1_000_000, "best_epoch": 1, "logistic": None}, "cpu", 0.0)
+    of_backbone = {"backbone": run.backbone, "precision": "float32", "GMAC": 1.0, "latency (ms)": 1.0, "crops/s": 1.0}
+    table = bench.accuracy_beside_cost(settings, {"SMART-IQA": [run]}, pd.DataFrame([of_backbone]))
+    page = Page(settings, "09_complexity")
+    page.save(table, "accuracy_cost", "Test SRCC")
+    page.save(figures.accuracy_against(table, "GMAC"), "accuracy_cost_curve", "Accuracy against cost", table)
+    for (kept,) in (page.saved["tables"], page.saved["figures"]):
+        assert "Intervals: 95 %, over 4 references (rough), not over seeds" in kept["caption"]
 
 
 def test_each_backbone_is_measured_once():

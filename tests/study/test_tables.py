@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from layouts import csiq
 
 from iqa_lib.data.readers.tables import VOTES
+from iqa_lib.profile import load_profile
 from iqa_lib.study import tables
+from iqa_lib.study.page import about_numbers, styled, to_latex
 
 
 class Voted:
@@ -32,3 +35,24 @@ def test_raters_of_any_panel_agree_as_far_as_it_can_tell(raters):
 
 def test_of_single_votes_nothing_is_told():
     assert tables.agreement_of_raters({"own": Voted([1])}).empty
+
+
+@pytest.mark.parametrize(
+    ("table", "best"),
+    [
+        (pd.DataFrame({"variant": ["L1", "L2"], "SRCC": [0.9, 0.8]}), 1),
+        (pd.DataFrame({"what is reported": ["grid of crops (honest)", "best of 20 draws"], "SRCC": [0.8, 0.9]}), 0),
+        (pd.DataFrame({"variant": ["base", "base"], "SRCC": [0.9, 0.5], "dataset": ["here", "elsewhere"]}), 0),
+        (pd.DataFrame({"dataset": "x", "whose": ["raters", "limit of a perfect model"], "SRCC": [0.8, 0.9]}), 0),
+    ],
+    ids=["methods", "ways to report", "datasets", "raters"],
+)
+def test_the_best_is_in_bold_only_where_methods_compete(table, best):
+    assert to_latex(table, "x", "x").count("textbf") == best
+    assert styled(table).to_html().count("bold") == best
+
+
+def test_a_set_in_a_folder_of_another_name_is_called_what_it_is(tmp_path):
+    csiq(tmp_path / "elsewhere/mine")
+    settings = load_profile("smoke", dataset="mine", data_folder=str(tmp_path / "elsewhere"))
+    assert about_numbers(settings).startswith("CSIQ, DMOS")
