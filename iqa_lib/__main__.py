@@ -149,7 +149,7 @@ def score(options: Namespace) -> int:
     if csv and not paths.is_stream(csv):
         table = scoring.score_into(scorer, files, csv)
     else:
-        table = scoring.score_all(scorer, files, len(files)).round(4)
+        table = scoring.score_all(scorer, files, len(files)).round(4).assign(scored_by=scoring.passport(scorer))
         if csv:
             paths.write_atomically(csv, paths.to_csv(table))
     if options.map is not None:
@@ -163,9 +163,11 @@ def score(options: Namespace) -> int:
     elif to_stdout:
         print(paths.to_csv(table), end="")
     else:
-        _print_scores(scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
+        _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     for row in faults.itertuples():
         print(f"no score: {_shown(row.image)} {row.fault}", file=sys.stderr)
+    if marked := scoring.marked_in(table, scorer):
+        print(marked, file=sys.stderr)
     return int(bool(len(faults)))
 
 
@@ -174,15 +176,48 @@ def _shown(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
-def _print_scores(model: str, best_first: Any) -> None:
+def _print_scores(scorer: Any, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
     rows = [(f"{row.score:.1f}", escape(_shown(row.image))) for row in best_first.itertuples()]
-    caption = f"{len(rows):,} images, scored by {model}"
+    heads, caption = [Column("score", justify="right")], f"{len(rows):,} images, scored by {scorer.name}"
+    if scorer.certainty:
+        heads += [Column("better than", justify="right"), "mark"]
+        rows = [
+            (f"{score} ± {row.score - row.low:.1f}", f"{row.better_than:.0f} %", row.mark, image)
+            for (score, image), row in zip(rows, best_first.itertuples(), strict=True)
+        ]
+        caption += f"; ±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs"
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
-        rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
-    _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"), caption=caption)
+        gap = ("…", *[""] * (len(heads) - 1), f"{left_out:,} more; --csv FILE lists all")
+        rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [gap]
+    _print_table(rows, *heads, Column("image", overflow="fold"), caption=caption)
+
+
+@verb(
+    "score a sample of a table of scores again: the same, or what differs (exit code 1)",
+    option("table", metavar="SCORES.csv|.json", help="that `score` wrote"),
+    MODEL,
+    option("--sample", type=int, default=30, metavar="N", help="rows, drawn; 30"),
+)
+def verify(options: Namespace) -> int:
+    from iqa_lib.scoring import verify
+
+    same, report = verify.verify(Path(options.table), options.model, options.sample)
+    print(report)
+    return int(not same)
+
+
+@verb(
+    "the sentence for a paper, and BibTeX of model, data and method, for a table of scores",
+    option("table", metavar="SCORES.csv|.json", help="that `score` wrote"),
+)
+def cite(options: Namespace) -> int:
+    from iqa_lib.scoring import verify
+
+    print(verify.cite(Path(options.table)))
+    return 0
 
 
 TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no other run
@@ -208,6 +243,9 @@ def finetune(options: Namespace) -> int:
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     failed = run_workbook(str(file), only=TUNING)
     if not failed:
+        from iqa_lib.scoring.certainty import calibrate_run
+
+        print(calibrate_run(settings))
         print(f"python -m iqa_lib score PHOTO --model {options.name}")
     return failed
 

@@ -17,7 +17,9 @@ import json
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +29,16 @@ from PIL import Image
 from torch import Tensor
 
 from iqa_lib import machine, paths
-from iqa_lib.data.crops import grid
 from iqa_lib.data.decode import PHOTOGRAPHS, RAW, WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
+from iqa_lib.models.backbones import WEIGHTS_HERE
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import ScoringSettings, load_profile
 from iqa_lib.progress import Progress
-from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, batched, on_every_core
+from iqa_lib.scoring import certainty
+from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, on_every_core
 from iqa_lib.training.runs import IDENTITY, MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
@@ -44,8 +47,9 @@ RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two crops
 CHECKPOINTS = (".pkl", ".pth", ".pt")
+VERSIONS = ("smart-iqa-workbook", "torch", "pillow")  # of a passport
 
-Scorer = Predictor  # here always with the model's name
+Scorer = Predictor  # here always with the model's name, and its certainty where it was calibrated
 
 # --- which model ------------------------------------------------------------------------------------------
 
@@ -72,13 +76,16 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
         return _ready(path.name, load_reference_checkpoint(path), REFERENCE_CROP)
     if (path / "run.json").is_file() or (path / "epochs.jsonl").is_file():
         run = Run.at(path)
-        return Scorer(run.settings, run.load_model(), path.name)
-    return _ready(path.name, *_load_saved(path))
+        scorer = Scorer(run.settings, run.load_model(), path.name)
+    else:
+        scorer = _ready(path.name, *_load_saved(path))
+    return scorer._replace(certainty=certainty.of_model(path, scorer.model))
 
 
 @functools.cache
 def _default() -> Scorer:
-    return _ready("SmartIQA.default()", SmartIQA.default(), DEFAULT_CROP)
+    scorer = _ready("SmartIQA.default()", SmartIQA.default(), DEFAULT_CROP)
+    return scorer._replace(certainty=certainty.of_model(WEIGHTS_HERE, scorer.model))
 
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
@@ -197,7 +204,7 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
 
     Returns:
         A number for one image, for several a series by file name (`paths.printable`; by number where there is none);
-        what cannot be read is NaN in it, with a warning that says why.
+        what cannot be read is NaN in it, with a warning that says why. A warning counts what a calibrated model marks.
 
     Raises:
         DataError: a file or folder does not exist, the one image cannot be read, or it is nothing of the above.
@@ -207,6 +214,8 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
         if single:
             raise DataError(faults)
         warnings.warn(faults, stacklevel=2)
+    if marked := marked_in(table, load_scorer(model)):
+        warnings.warn(marked, stacklevel=2)
     return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
 
 
@@ -252,8 +261,17 @@ def faults_of(table: pd.DataFrame) -> str:
     return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
 
+def marked_in(table: pd.DataFrame, scorer: Scorer) -> str:
+    """How many images are marked, and as what; nothing where none is."""
+    if "mark" not in table:
+        return ""
+    counts = {text: int(table["mark"].str.contains(mark).sum()) for mark, text in MARKS.items()}
+    found = [f"{n} of {len(table)} {text.format(crop=scorer.settings.crop_size)}" for text, n in counts.items() if n]
+    return f"Marked: {', '.join(found)}; what these score means little." if found else ""
+
+
 def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFrame:
-    """One row per image, in order: ``image`` (file name or number), ``score`` and, where that is NaN, ``fault``.
+    """One row per image, in order: `columns`, in which a ``fault`` says why there is no score.
 
     No more than a few images per worker are in memory at once. On the processor two runs give the same bytes.
 
@@ -261,7 +279,32 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
         total: how many there are, for the progress bar.
     """
     rows = _scored(scorer, images)
-    return _table(Progress(rows, desc="scoring", total=total) if total > 1 else rows)
+    return _table(scorer, Progress(rows, desc="scoring", total=total) if total > 1 else rows)
+
+
+SURE = ["low", "high", "better_than", "mark"]  # ends of the 90 % interval, % of the rated photographs, MARKS or nothing
+MARKS = {"unlike": "unlike anything that the model knows", "small": "smaller than its crops of {crop} px"}
+
+
+def columns(scorer: Scorer) -> list[str]:
+    """``image`` (file name or number), ``score``, SURE of a calibrated model, ``fault``, ``pixels`` (CRC-32 as scored)."""
+    return ["image", "score", *(SURE if scorer.certainty else []), "fault", "pixels"]
+
+
+def passport(scorer: Scorer) -> str:
+    """What made the scores, for a column of theirs: ``key=value; …``."""
+    settings = scorer.settings
+    made_by = {
+        "model": certainty.model_hash(scorer.model),
+        "precision": machine.used_precision(settings.precision, scorer.model.backbone.mean.device),
+        "resolution": settings.resolution,
+        "crop": settings.crop_size,
+        "protocol": settings.protocol,
+        **{package: version(package) for package in VERSIONS},
+        "data": scorer.certainty.data if scorer.certainty else Path(getattr(settings, "dataset", "")).stem,
+        "name": scorer.name,
+    }
+    return "; ".join(f"{key}={str(value).replace(';', ',')}" for key, value in made_by.items())
 
 
 def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
@@ -285,23 +328,23 @@ def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 rows.append(row)
-    table = _table(rows).round(4)
+    table = _table(scorer, rows).round(4).assign(scored_by=passport(scorer))
     paths.write_atomically(csv, to_csv(table))
     notes.unlink(missing_ok=True)  # by another that writes the same
     return table
 
 
 def _fingerprint(scorer: Scorer, files: list[Path]) -> str:
-    content = hashlib.sha256(repr((scorer.name, scorer.settings)).encode())
-    for name, tensor in scorer.model.state_dict().items():
-        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    content = hashlib.sha256(repr((scorer.settings, passport(scorer))).encode())
+    for part in scorer.certainty or ():
+        content.update(np.asarray(part).tobytes())
     for file in files:
         stat = file.stat() if os.path.exists(file) else None
         content.update(repr((str(file), stat and (stat.st_size, stat.st_mtime_ns))).encode())
     return content.hexdigest()
 
 
-def _noted(notes: Path, key: str) -> list[tuple[str, float, str]]:
+def _noted(notes: Path, key: str) -> list[tuple]:
     """The rows of an earlier try at the same; the last line may be half a line."""
     if not notes.is_file():
         return []
@@ -312,12 +355,12 @@ def _noted(notes: Path, key: str) -> list[tuple[str, float, str]]:
         return []
 
 
-def _table(rows: Iterable[tuple]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=["image", "score", "fault"])
+def _table(scorer: Scorer, rows: Iterable[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=columns(scorer))
 
 
-def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple[str | int, float, str]]:
-    """Name, score and fault of each image, in order."""
+def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple]:
+    """`columns` of each image, in order."""
     work = functools.partial(_score_group, scorer)
     jobs = ((group, _most_pixels(group)) for group in _grouped(images, IMAGES_AT_ONCE))
     with quiet_pillow():
@@ -335,30 +378,44 @@ def _most_pixels(group: list[tuple[int, Source]]) -> int:
     return max(int(np.prod(read_size(s))) if isinstance(s, str | Path) else 0 for _, s in group)
 
 
-def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[str | int, float, str]]:
-    """Name, score and fault of each image."""
-    size, cuts, owners, rows = scorer.settings.crop_size, [], [], []
-    for place, (number, source) in enumerate(group):
-        name, fault = paths.printable(source) if isinstance(source, str | Path) else number, ""
+def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple]:
+    """`columns` of each image."""
+    names, faults, pictures, sources = [], [], [], []
+    for number, source in group:
+        names.append(paths.printable(source) if isinstance(source, str | Path) else number)
         try:
-            pixels_HWC = read_image(_as_image(source), WorkingSize.of_settings(scorer.settings))
+            pictures.append(read_image(_as_image(source), WorkingSize.of_settings(scorer.settings)))
+            sources.append(source)
+            faults.append("")
         except ImageError as error:
-            fault = error.reason
-        else:
-            corners = grid(*pixels_HWC.shape[:2], size)
-            cuts += [pixels_HWC[y : y + size, x : x + size] for y, x in corners]
-            owners += [place] * len(corners)
-        rows.append((name, fault))
-    scores, places = _score_cuts(scorer, cuts), np.array(owners, dtype=int)
-    with np.errstate(invalid="ignore"):  # no crop, no score: NaN
-        means = np.bincount(places, scores, len(group)) / np.bincount(places, minlength=len(group))
-    return [(name, mean, fault) for (name, fault), mean in zip(rows, means.tolist(), strict=True)]
+            faults.append(error.reason)
+    scored = _judged(scorer, pictures, sources) if pictures else iter(())
+    nothing = (np.nan, *[np.nan] * 3, "")[: None if scorer.certainty else 1]
+    rows = []
+    for name, fault in zip(names, faults, strict=True):
+        numbers, pixels = (nothing, "") if fault else next(scored)
+        rows.append((name, *numbers, fault, pixels))
+    return rows
 
 
-def _score_cuts(scorer: Scorer, cuts: list[np.ndarray]) -> np.ndarray:
-    with torch.inference_mode():
-        scores = [scorer.score_crops(crops_BCHW).cpu().double().numpy() for crops_BCHW in batched(cuts)]
-    return np.concatenate([np.zeros(0), *scores])
+def _judged(scorer: Scorer, pictures: list[np.ndarray], sources: list[Source]) -> Iterator[tuple[tuple, str]]:
+    """Of each picture the score, with SURE of a calibrated model, and the CRC-32."""
+    traits = certainty.look(scorer, pictures, closely=scorer.certainty is not None)
+    known = [traits.score_N.tolist()]
+    if scorer.certainty:
+        half_N, unlike_N = scorer.certainty.half_width(traits), scorer.certainty.unlike(traits)
+        small_N = [min(_size(source)) < scorer.settings.crop_size for source in sources]
+        known += [(traits.score_N - half_N).tolist(), (traits.score_N + half_N).tolist()]
+        known += [scorer.certainty.better_than(traits.score_N).tolist()]
+        known += [[" ".join(np.array([*MARKS])[[u, s]]) for u, s in zip(unlike_N, small_N, strict=True)]]
+    return zip(zip(*known, strict=True), (f"crc32:{zlib.crc32(p):08x}" for p in pictures), strict=True)
+
+
+def _size(source: Source) -> tuple[int, int]:
+    """Height and width, in either order."""
+    if isinstance(source, str | Path):
+        return read_size(source)
+    return source.size if isinstance(source, Image.Image) else source.shape[:2]
 
 
 def _as_image(source: Source) -> str | Path | Image.Image:
