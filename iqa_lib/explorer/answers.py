@@ -94,6 +94,12 @@ def score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Scor
     return Score(float(crops["score"].mean()), alphas)
 
 
+def sureness(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, known: Certainty) -> tuple[float, bool]:
+    """Half the score's 90 % interval, NaN where too few images say it, and whether the image is unlike all known ones."""
+    traits = look(Predictor(settings, model), [image_HWC])
+    return known.half_width(traits).item(), known.unlike(traits).item()
+
+
 def activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:
     """Mean absolute activation (S, H, W) of the stages, at the size of a drawn cell."""
     activation_SHW = maps.examine(settings, model, image_HWC).activation_SHW

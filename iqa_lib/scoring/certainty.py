@@ -130,7 +130,7 @@ class Certainty(NamedTuple):
         return np.interp(score_N, self.ratings, np.linspace(0, 100, len(self.ratings)))
 
     def save(self, folder: Path, model: nn.Module) -> Path:
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
+        arrays = {name: np.array(getattr(self, name), order="C") for name in ARRAYS}
         content = safetensors.numpy.save(arrays, {"model": model_hash(model), "data": self.data})
         paths.write_atomically(folder / FILE, content)
         return folder / FILE
@@ -234,7 +234,8 @@ def _fit_scale(columns_NK: np.ndarray, error_N: np.ndarray) -> tuple[np.ndarray,
         return np.zeros(columns_NK.shape[1]), np.zeros(2)
     deviation_K = columns_NK.std(axis=0)
     deviation_K[deviation_K < 1e-9] = np.inf  # a column that never varies says nothing
-    fitted = RidgeCV(np.logspace(-1, 5, 25)).fit(columns_NK / deviation_K, np.log1p(error_N))
+    typical = np.log(error_N + np.median(error_N) / 10 + 1e-6)  # no single lucky score counts much
+    fitted = RidgeCV(np.logspace(-1, 5, 25)).fit(columns_NK / deviation_K, typical)
     slopes_K = fitted.coef_ / deviation_K
     slopes_K[0] = fitted.intercept_
     return slopes_K, np.quantile(columns_NK @ slopes_K, [0.01, 0.99])

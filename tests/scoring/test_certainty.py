@@ -4,7 +4,6 @@ import json
 import re
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -14,10 +13,9 @@ from skimage import data as photographs
 
 from iqa_lib import __main__, metrics, paths
 from iqa_lib.data.catalog import CATALOG
-from iqa_lib.data.images import load_images
+from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import CheckpointError, DataError
 from iqa_lib.models.smart_iqa import SmartIQA
-from iqa_lib.profile import load_profile
 from iqa_lib.scoring import certainty, verify
 from iqa_lib.scoring.certainty import Traits, conformal_quantile, fit
 from iqa_lib.scoring.metric import Metric
@@ -36,7 +34,7 @@ def simulated(n, seed):
 
 @pytest.fixture(scope="module")
 def fitted():
-    (train, rated), (val, val_truth), (test, test_truth) = (simulated(n, n) for n in (301, 500, 600))
+    (train, rated), (val, val_truth), (test, test_truth) = (simulated(n, n) for n in (301, 1500, 2000))
     return fit(train, val, test, val_truth, test_truth, rated)
 
 
@@ -48,7 +46,7 @@ def test_nine_in_ten_intervals_cover_the_truth_of_new_photographs(fitted):
     covered_N = np.abs(truth_N - new.score_N) <= fitted.half_width(new)
     assert 0.88 < covered_N.mean() < 0.92
     for decile in np.array_split(np.argsort(new.score_N), 10):
-        assert 0.8 < covered_N[decile].mean() < 0.97
+        assert 0.84 < covered_N[decile].mean() < 0.97
 
 
 def test_coverage_holds_on_average_over_calibrations_however_few_the_images():
@@ -65,7 +63,7 @@ def test_an_interval_is_wider_where_the_model_is_less_sure_and_narrower_than_a_c
     new, _ = simulated(20_000, 1)
     half_N = fitted.half_width(new)
     assert metrics.srcc(half_N, -new.score_N) > 0.95
-    test, truth_N = simulated(600, 600)
+    test, truth_N = simulated(2000, 2000)
     assert half_N.mean() < 0.97 * conformal_quantile(np.abs(truth_N - test.score_N), 0.1)
 
 
@@ -96,7 +94,7 @@ def test_too_few_images_give_no_interval_rather_than_a_wrong_one():
 
 
 def test_a_percentile_counts_the_photographs_that_people_scored_lower(fitted):
-    assert fitted.better_than(np.array([-5.0, 200.0])).tolist() == [0, 100]
+    assert fitted.better_than(np.array([-100.0, 200.0])).tolist() == [0, 100]
     rated = simulated(301, 301)[1]
     assert fitted.better_than(np.array([50.0]))[0] == pytest.approx(100 * (rated < 50).mean(), abs=1)
     assert fitted.rated == 301
@@ -105,17 +103,29 @@ def test_a_percentile_counts_the_photographs_that_people_scored_lower(fitted):
 # --- a model of its own: calibrated on a tiny set ---
 
 
+def parts_of_photographs(n):
+    """An image set of parts of four photographs, with scores from nowhere."""
+    rng = np.random.default_rng(0)
+    whole = [getattr(photographs, name)() for name in ("coffee", "chelsea", "rocket", "astronaut")]
+    parts = []
+    for number in range(n):
+        side = int(rng.integers(100, 300))
+        top, left = (int(rng.integers(0, length - side + 1)) for length in whole[number % 4].shape[:2])
+        part = Image.fromarray(whole[number % 4][top : top + side, left : left + side])
+        parts.append(np.asarray(part.resize((96, 64), Image.Resampling.BICUBIC)))
+    table = pd.DataFrame({"image": [f"{i}.png" for i in range(n)], "score": rng.uniform(0, 100, n)})
+    table["split"] = ["train"] * (n // 2) + ["val"] * (n // 4) + ["test"] * (n - n // 2 - n // 4)
+    return ImageSet(table, np.concatenate(parts, axis=None), np.tile([64, 96], (n, 1)), "parts")
+
+
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory, built_data):
+def calibrated(tmp_path_factory):
     """A folder with a model that sees something, and what it is sure of."""
     folder = tmp_path_factory.mktemp("models") / "sure"
     torch.manual_seed(0)
     SmartIQA(backbone="tf_efficientnet_lite0", image_size=CROP).save_pretrained(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "DATA", built_data)
-        images = load_images(load_profile("smoke"))
-        scorer = load_scorer(folder)
-        certainty.calibrate(scorer, images, "biq2021").save(folder, scorer.model)
+    scorer = load_scorer(folder)
+    certainty.calibrate(scorer, parts_of_photographs(120), "biq2021").save(folder, scorer.model)
     return folder
 
 
@@ -199,15 +209,6 @@ def test_another_models_certainty_and_a_damaged_one_are_refused(calibrated, scor
     file.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"is damaged .* or remove"):
         load_scorer(tmp_path / "m")
-
-
-def test_the_exported_model_is_the_same_with_and_without_certainty(calibrated, sure, photos, tmp_path):
-    assert command("export", tmp_path / "m.onnx", "--model", calibrated) == 0
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    pixels = np.asarray(Image.fromarray(photographs.coffee()).resize((CROP, CROP)))
-    (scored,) = session.run(None, {"crops": pixels.transpose(2, 0, 1)[None].copy()})
-    assert [part.name for part in session.get_outputs()] == ["score"]
-    assert scored[0] == pytest.approx(score(pixels, sure), abs=1e-3)
 
 
 def test_finetuning_calibrates_the_model_on_the_users_own_images(home, monkeypatch, photos, capsys):
@@ -301,7 +302,9 @@ def test_the_model_is_found_by_the_tables_own_word_or_asked_for(scores, capsys):
 def test_cite_prints_a_sentence_and_bibtex_of_program_method_and_data(scores, capsys):
     assert command("cite", scores) == 0
     told = capsys.readouterr().out
-    assert "quality of 3 images" in told and re.search(r"SHA-256\s+\w{16}…", told) and "Intervals are 90 %" in told
+    sentence = " ".join(told.partition("\n\n")[0].split())
+    assert "quality of 3 images" in sentence and "Intervals are 90 %" in sentence
+    assert re.search(r"trained on BIQ2021 .* SHA-256 \w{16}…", sentence)
     entries = dict(re.findall(r"@\w+\{(\w+),\n(.*?)\n\}", told, re.S))
     assert entries.keys() == {"workbook", "smartiqa", "su2020hyperiqa", "biq2021", "lei2018conformal"}
     assert set(re.findall(r"\[(\w+)\]", told)) == entries.keys()

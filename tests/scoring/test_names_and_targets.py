@@ -144,7 +144,7 @@ def test_a_link_stays_one_and_its_target_is_written(photo, folder, tmp_path):
 @pytest.mark.parametrize("target", ["-", "/dev/stdout"])
 def test_standard_output_gets_the_table_alone(photo, folder, target):
     done = command(photo, "--model", folder, "--csv", target, text=True)
-    assert done.returncode == 0 and done.stdout.splitlines()[0] == "image,score,fault"
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == "image,score,fault,pixels,scored_by"
     assert len(done.stdout.splitlines()) == 2 and Path("/dev/stdout").is_symlink()
 
 
@@ -155,7 +155,7 @@ def test_a_pipe_with_a_name_is_written_to(photo, folder, tmp_path):
     reader.start()
     assert __main__.main(["score", str(photo), "--model", str(folder), "--csv", str(tmp_path / "pipe")]) == 0
     reader.join(30)
-    assert read[0].startswith("image,score,fault\n") and (tmp_path / "pipe").is_fifo()
+    assert read[0].startswith("image,score,fault,") and (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("option", ["--csv", "--map"])
