@@ -180,39 +180,35 @@ def _print_scores(scorer: Any, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
+    heads, caption = [Column("score", justify="right")], f"{len(best_first):,} images, scored by {scorer.name}"
     rows = [(f"{row.score:.1f}", escape(_shown(row.image))) for row in best_first.itertuples()]
-    heads, caption = [Column("score", justify="right")], f"{len(rows):,} images, scored by {scorer.name}"
     if scorer.certainty:
         heads += [Column("better than", justify="right"), "mark"]
+        about = zip(best_first["score"] - best_first["low"], best_first["better_than"], best_first["mark"], strict=True)
+        parts = zip(rows, about, strict=True)
         rows = [
-            (f"{score} ± {row.score - row.low:.1f}", f"{row.better_than:.0f} %", row.mark, image)
-            for (score, image), row in zip(rows, best_first.itertuples(), strict=True)
+            (f"{score} ± {half:.1f}", f"{share:.0f} %", mark, image) for (score, image), (half, share, mark) in parts
         ]
         caption += f"; ±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs"
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
-        gap = ("…", *[""] * (len(heads) - 1), f"{left_out:,} more; --csv FILE lists all")
+        gap = ["…", *[""] * (len(heads) - 1), f"{left_out:,} more; --csv FILE lists all"]
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [gap]
     _print_table(rows, *heads, Column("image", overflow="fold"), caption=caption)
 
 
-@verb(
-    "score a sample of a table of scores again: the same, or what differs (exit code 1)",
-    option("table", metavar="SCORES.csv|.json", help="that `score` wrote"),
-    MODEL,
-    option("--sample", type=int, default=30, metavar="N", help="rows, drawn; 30"),
-)
+SCORES = option("table", metavar="SCORES.csv|.json", help="that `score` wrote")
+
+
+@verb("score a sample of a table of scores again: the same, or what differs (exit code 1)", SCORES, MODEL)
 def verify(options: Namespace) -> int:
     from iqa_lib.scoring import verify
 
-    same, report = verify.verify(Path(options.table), options.model, options.sample)
+    same, report = verify.verify(Path(options.table), options.model)
     print(report)
     return int(not same)
 
 
-@verb(
-    "the sentence for a paper, and BibTeX of model, data and method, for a table of scores",
-    option("table", metavar="SCORES.csv|.json", help="that `score` wrote"),
-)
+@verb("for a table of scores, the sentence for a paper and BibTeX of model, data and method", SCORES)
 def cite(options: Namespace) -> int:
     from iqa_lib.scoring import verify
 
@@ -234,6 +230,7 @@ def finetune(options: Namespace) -> int:
     import yaml
 
     from iqa_lib.data import catalog
+    from iqa_lib.scoring.certainty import calibrate_run
     from iqa_lib.workbook.runner import run_workbook
 
     labels = _here(options.labels)
@@ -243,8 +240,6 @@ def finetune(options: Namespace) -> int:
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     failed = run_workbook(str(file), only=TUNING)
     if not failed:
-        from iqa_lib.scoring.certainty import calibrate_run
-
         print(calibrate_run(settings))
         print(f"python -m iqa_lib score PHOTO --model {options.name}")
     return failed

@@ -14,6 +14,7 @@ from iqa_lib.data.catalog import CATALOG
 from iqa_lib.errors import CheckpointError, DataError
 from iqa_lib.scoring.score import VERSIONS, load_scorer, passport, score_all
 
+SAMPLE = 30  # rows, drawn
 SAME = 1e-3  # points; another grouping or processor adds in another order
 METHODS = {
     "smartiqa": "Chen: SMART-IQA",
@@ -48,8 +49,8 @@ def read_scores(file: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     return table, passports
 
 
-def verify(file: Path, model: str | None, sample: int) -> tuple[bool, str]:
-    """Whether scores of ``sample`` rows are still the same, and what differs.
+def verify(file: Path, model: str | None) -> tuple[bool, str]:
+    """Whether the scores of some rows are still the same, and what differs.
 
     Args:
         model: as `load_scorer`; where it is None the one that the table names.
@@ -68,7 +69,7 @@ def verify(file: Path, model: str | None, sample: int) -> tuple[bool, str]:
             f"{error} The table is by '{then['name']}' ({then['model']}): --model says where it is."
         ) from error
     scored = table[table["score"].notna()]
-    drawn = scored.sample(min(sample, len(scored)), random_state=0).reset_index(drop=True)
+    drawn = scored.sample(min(SAMPLE, len(scored)), random_state=0).reset_index(drop=True)
     again = score_all(scorer, [_find(name, file.parent) for name in drawn["image"]], len(drawn))
     now = dict(part.split("=", 1) for part in passport(scorer).split("; "))
     changes = [f"{key}: {then.get(key)} then, {now[key]} now" for key in now if now[key] != then.get(key)]
