@@ -122,6 +122,7 @@ MODEL = option(
     help="a run (name or folder), a profile with one run, a folder of save_pretrained, or a checkpoint of the "
     "reference code; by default the model that comes with the package",
 )
+SCORES = option("table", metavar="SCORES.csv|.json", help="that `score` wrote")
 LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
@@ -164,10 +165,9 @@ def score(options: Namespace) -> int:
         print(paths.to_csv(table), end="")
     else:
         _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
-    for row in faults.itertuples():
-        print(f"no score: {_shown(row.image)} {row.fault}", file=sys.stderr)
-    if marked := scoring.marked_in(table, scorer):
-        print(marked, file=sys.stderr)
+    told = [f"no score: {_shown(row.image)} {row.fault}" for row in faults.itertuples()]
+    for line in told + scoring.marked_in(table, scorer):
+        print(line, file=sys.stderr)
     return int(bool(len(faults)))
 
 
@@ -180,23 +180,19 @@ def _print_scores(scorer: Any, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    heads, caption = [Column("score", justify="right")], f"{len(best_first):,} images, scored by {scorer.name}"
-    rows = [(f"{row.score:.1f}", escape(_shown(row.image))) for row in best_first.itertuples()]
+    caption = f"{len(best_first):,} images, scored by {scorer.name}"
+    shown = {"score": best_first["score"].map("{:.1f}".format)}
     if scorer.certainty:
-        heads += [Column("better than", justify="right"), "mark"]
-        about = zip(best_first["score"] - best_first["low"], best_first["better_than"], best_first["mark"], strict=True)
-        parts = zip(rows, about, strict=True)
-        rows = [
-            (f"{score} ± {half:.1f}", f"{share:.0f} %", mark, image) for (score, image), (half, share, mark) in parts
-        ]
+        shown["score"] += (best_first["score"] - best_first["low"]).map(" ± {:.1f}".format)
+        shown |= {"better than": best_first["better_than"].map("{:.0f} %".format), "mark": best_first["mark"]}
         caption += f"; ±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs"
+    shown["image"] = best_first["image"].map(lambda name: escape(_shown(name)))
+    rows = list(zip(*shown.values(), strict=True))
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
-        gap = ["…", *[""] * (len(heads) - 1), f"{left_out:,} more; --csv FILE lists all"]
+        gap = ["…", *[""] * (len(shown) - 2), f"{left_out:,} more; --csv FILE lists all"]
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [gap]
-    _print_table(rows, *heads, Column("image", overflow="fold"), caption=caption)
-
-
-SCORES = option("table", metavar="SCORES.csv|.json", help="that `score` wrote")
+    heads = (Column(head, justify="left" if head == "image" else "right", overflow="fold") for head in shown)
+    _print_table(rows, *heads, caption=caption)
 
 
 @verb("score a sample of a table of scores again: the same, or what differs (exit code 1)", SCORES, MODEL)
@@ -240,8 +236,7 @@ def finetune(options: Namespace) -> int:
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     failed = run_workbook(str(file), only=TUNING)
     if not failed:
-        print(calibrate_run(settings))
-        print(f"python -m iqa_lib score PHOTO --model {options.name}")
+        print(calibrate_run(settings), f"python -m iqa_lib score PHOTO --model {options.name}", sep="\n")
     return failed
 
 

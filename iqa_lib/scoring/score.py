@@ -209,12 +209,13 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
     Raises:
         DataError: a file or folder does not exist, the one image cannot be read, or it is nothing of the above.
     """
-    table, single = score_any(images, load_scorer(model))
+    scorer = load_scorer(model)
+    table, single = score_any(images, scorer)
     if faults := faults_of(table):
         if single:
             raise DataError(faults)
         warnings.warn(faults, stacklevel=2)
-    if marked := marked_in(table, load_scorer(model)):
+    for marked in marked_in(table, scorer):
         warnings.warn(marked, stacklevel=2)
     return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
 
@@ -261,13 +262,11 @@ def faults_of(table: pd.DataFrame) -> str:
     return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
 
-def marked_in(table: pd.DataFrame, scorer: Scorer) -> str:
-    """How many images are marked, and as what; nothing where none is."""
-    if "mark" not in table:
-        return ""
-    counts = {text: int(table["mark"].str.contains(mark).sum()) for mark, text in MARKS.items()}
-    found = [f"{n} of {len(table)} {text.format(crop=scorer.settings.crop_size)}" for text, n in counts.items() if n]
-    return f"Marked: {', '.join(found)}; what these score means little." if found else ""
+def marked_in(table: pd.DataFrame, scorer: Scorer) -> list[str]:
+    """Of each of MARKS that is there, how many images have it."""
+    counts = {mark: int(table["mark"].str.contains(mark).sum()) for mark in MARKS} if "mark" in table else {}
+    texts = {mark: text.format(crop=scorer.settings.crop_size) for mark, text in MARKS.items()}
+    return [f"marked '{mark}': {n} of {len(table)} images, {texts[mark]}" for mark, n in counts.items() if n]
 
 
 def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFrame:

@@ -162,7 +162,7 @@ def test_a_photograph_below_the_crop_size_is_marked_and_keeps_its_number(sure, t
     for given in (tmp_path / "small.png", Image.open(tmp_path / "small.png"), np.zeros((63, 200, 3), np.uint8)):
         (row,) = score_all(sure, [given], 1).to_dict("records")
         assert "small" in row["mark"].split() and np.isfinite(row["score"])
-    with pytest.warns(UserWarning, match=r"1 of 1 smaller than its crops of 64 px"):
+    with pytest.warns(UserWarning, match=r"'small': 1 of 1 images, smaller than its crops of 64 px"):
         assert np.isfinite(score(tmp_path / "small.png", sure))
 
 
@@ -191,7 +191,8 @@ def test_the_command_prints_interval_and_percentile_and_counts_what_is_marked(ca
     shown = capsys.readouterr()
     assert len(re.findall(r"\d ± \d+\.\d .* \d+ % ", shown.out)) == 4
     assert re.search(r"better than so many of\s+[\d,]+\s+rated", shown.out)
-    assert "Marked: 1 of 5 unlike anything that the model knows, 1 of 5 smaller than its crops of 64 px" in shown.err
+    assert "marked 'unlike': 1 of 5 images, unlike anything that the model knows\n" in shown.err
+    assert "marked 'small': 1 of 5 images, smaller than its crops of 64 px\n" in shown.err
     table = pd.read_csv(photos / "s.csv", keep_default_na=False).set_index("image")
     assert table.loc[str(photos / "red.png"), "mark"] == "unlike small"
     assert table.loc[str(photos / "bad.jpg"), ["score", "low", "better_than", "mark", "pixels"]].tolist() == [""] * 5
