@@ -130,7 +130,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
     "score photographs: 0-100, higher is better",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
-    option("--csv", metavar="FILE", help="write image, score and fault of each; - for standard output"),
+    option("--csv", metavar="FILE", help="write image, score, interval, fault and what made them; - for standard output"),
     option("--json", action="store_true", help="print JSON instead of a table"),
     option("--map", metavar="FOLDER", help="write each photograph's local quality as PNG"),
 )
