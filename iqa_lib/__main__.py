@@ -130,7 +130,9 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
     "score photographs: 0-100, higher is better",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
-    option("--csv", metavar="FILE", help="write image, score, interval, fault and what made them; - for standard output"),
+    option(
+        "--csv", metavar="FILE", help="write image, score, interval, fault and what made them; - for standard output"
+    ),
     option("--json", action="store_true", help="print JSON instead of a table"),
     option("--map", metavar="FOLDER", help="write each photograph's local quality as PNG"),
 )
@@ -166,8 +168,7 @@ def score(options: Namespace) -> int:
     else:
         _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     told = [f"no score: {_shown(row.image)} {row.fault}" for row in faults.itertuples()]
-    for line in told + scoring.marked_in(table, scorer):
-        print(line, file=sys.stderr)
+    sys.stderr.writelines(f"{line}\n" for line in told + scoring.marked_in(table, scorer))
     return int(bool(len(faults)))
 
 
@@ -176,17 +177,17 @@ def _shown(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
-def _print_scores(scorer: Any, best_first: Any) -> None:
+def _print_scores(scorer: Any, best: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    caption = f"{len(best_first):,} images, scored by {scorer.name}"
-    shown = {"score": best_first["score"].map("{:.1f}".format)}
+    caption = f"{len(best):,} images, scored by {scorer.name}"
+    shown = {"score": best["score"].map("{:.1f}".format)}
     if scorer.certainty:
-        shown["score"] += (best_first["score"] - best_first["low"]).map(" ± {:.1f}".format)
-        shown |= {"better than": best_first["better_than"].map("{:.0f} %".format), "mark": best_first["mark"]}
+        shown["score"] += (best["score"] - best["low"]).map(" ± {:.1f}".format).replace(" ± nan", "")
+        shown |= {"better than": best["better_than"].map("{:.0f} %".format), "mark": best["mark"]}
         caption += f"; ±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs"
-    shown["image"] = best_first["image"].map(lambda name: escape(_shown(name)))
+    shown["image"] = best["image"].map(lambda name: escape(_shown(name)))
     rows = list(zip(*shown.values(), strict=True))
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
         gap = ["…", *[""] * (len(shown) - 2), f"{left_out:,} more; --csv FILE lists all"]

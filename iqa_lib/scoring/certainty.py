@@ -108,7 +108,7 @@ class Certainty(NamedTuple):
     data: str = ""  # what these images are of, by its name in the catalog
 
     def distance(self, features_NF: np.ndarray) -> np.ndarray:
-        return np.linalg.norm((features_NF - self.centre_F) @ self.whiten_FF.astype(float), axis=1)
+        return np.linalg.norm((features_NF - self.centre_F).astype(np.float32) @ self.whiten_FF, axis=1)
 
     def expected_error(self, traits: Traits) -> np.ndarray:
         """(N,), up to a factor."""
@@ -131,6 +131,7 @@ class Certainty(NamedTuple):
 
     def save(self, folder: Path, model: nn.Module) -> Path:
         arrays = {name: np.array(getattr(self, name), order="C") for name in ARRAYS}
+        arrays["whiten_FF"] = arrays["whiten_FF"].astype(np.float16)  # to which it was rounded
         content = safetensors.numpy.save(arrays, {"model": model_hash(model), "data": self.data})
         paths.write_atomically(folder / FILE, content)
         return folder / FILE
@@ -152,6 +153,7 @@ def of_model(folder: Path, model: nn.Module) -> Certainty | None:
         with safetensors.safe_open(path, framework="np") as file:
             of, data = file.metadata()["model"], file.metadata()["data"]
             found = Certainty(**{name: file.get_tensor(name) for name in ARRAYS}, data=data)
+            found = found._replace(whiten_FF=found.whiten_FF.astype(np.float32))
     except Exception as error:  # a damaged header makes the reader raise anything
         raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:200]}). {remedy}") from error
     if of != model_hash(model):
@@ -192,7 +194,7 @@ def fit(
     covariance_FF, _ = ledoit_wolf((train.features_NF - centre_F) / deviation_F)
     whiten_FF = (np.linalg.cholesky(np.linalg.inv(covariance_FF)) / deviation_F[:, None]).astype(np.float16)
     quantiles = np.quantile(ratings, np.linspace(0, 1, 201))
-    found = Certainty(centre_F, whiten_FF, np.full(2, np.inf), quantiles, np.array(len(ratings)))
+    found = Certainty(centre_F, whiten_FF.astype(np.float32), np.full(2, np.inf), quantiles, np.array(len(ratings)))
 
     cues = [np.stack([found.distance(part.features_NF), part.flat_N]) for part in (val, test)]
     limits = [min(conformal_quantile(values, FALSE_ALARMS), values.max()) for values in np.hstack(cues)]
@@ -205,6 +207,8 @@ def fit(
 def calibrate_run(settings: RunSettings) -> str:
     """Calibrate the run of these settings, which is trained where it is missing; what came of it in a sentence."""
     images = load_images(settings)
+    if not len(images.rows("val")):
+        return "No 90 % intervals: they take validation images, of which the paper's protocol has none."
     run = train(settings, images)
     scorer = Predictor(settings, run.load_model(), run.folder.name)
     found = calibrate(scorer, images, Path(settings.dataset).stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -35,16 +36,17 @@ def read_scores(file: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     Raises DataError: it is no such table.
     """
     try:
-        table = pd.read_json(file) if file.suffix.lower() == ".json" else paths.read_csv(file)
+        as_json = file.suffix.lower() == ".json"
+        table = pd.DataFrame(json.loads(file.read_text("utf-8"))) if as_json else paths.read_csv(file)
         made_by = table["scored_by"].dropna().value_counts().index
         table[["image", "score"]].astype({"image": str, "score": float})
         passports = [dict(part.split("=", 1) for part in text.split("; ")) for text in made_by]
-        if not {"model", "name", *VERSIONS} <= passports[0].keys():
-            raise ValueError("its column scored_by has no model and versions")
+        if not passports or not {"model", "name", *VERSIONS} <= passports[0].keys():
+            raise ValueError("has no model and versions in its column scored_by")
     except Exception as error:  # a missing file, a strange text and a missing column make readers raise anything
         reason = f"has no column {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise DataError(
-            f"'{file}' {reason or 'has no row'}: expected is a table that `score` wrote (image, score, scored_by)."
+            f"'{file}' {reason}: expected is a table that `score` wrote (image, score, scored_by)."
         ) from error
     return table, passports
 
@@ -109,6 +111,7 @@ def cite(file: Path) -> str:
     for p in passports:
         number = int((table["scored_by"].str.contains(p["model"], regex=False) & table["score"].notna()).sum())
         data = CATALOG.get(p["data"])
+        data = data if data and not data.build else None  # nobody published the embedded ones
         trained = f", trained on {data.title} [{p['data']}]" if data else ""
         sentences.append(
             f"The quality of {number:,} images was scored without reference (0-100, higher is better) by SMART-IQA [smartiqa], "

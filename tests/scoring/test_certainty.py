@@ -226,6 +226,8 @@ def test_finetuning_calibrates_the_model_on_the_users_own_images(home, monkeypat
     assert command(*wanted) == 0
     assert "Calibrated on 12 test images" in capsys.readouterr().out
     scorer = load_scorer("mine")
+    assert command(*wanted, "protocol=paper", "--name", "paper") == 0
+    assert "No 90 % intervals: they take validation images" in capsys.readouterr().out
     assert scorer.certainty.rated == 60 and scorer.certainty.data == "labels"
     assert (score_all(scorer, [photos / "coffee.png"], 1)["high"] > 0).all()
 
