@@ -237,7 +237,8 @@ def _fit_scale(columns_NK: np.ndarray, error_N: np.ndarray) -> tuple[np.ndarray,
     if len(error_N) < FEWEST_FOR_SCALE:
         return np.zeros(columns_NK.shape[1]), np.zeros(2)
     deviation_K = columns_NK.std(axis=0)
-    deviation_K[deviation_K < 1e-9] = np.inf  # a column that never varies says nothing
+    # One that hardly varies says nothing: the crops' spread where nearly all images are one crop.
+    deviation_K[np.ptp(np.quantile(columns_NK, [0.05, 0.95], axis=0), axis=0) < 1e-9] = np.inf
     typical = np.log(error_N + np.median(error_N) / 10 + 1e-6)  # no single lucky score counts much
     fitted = RidgeCV(np.logspace(-1, 5, 25)).fit(columns_NK / deviation_K, typical)
     slopes_K = fitted.coef_ / deviation_K

@@ -87,6 +87,14 @@ def test_the_interval_is_that_of_mapie():
     assert conformal_quantile(np.abs(y - line.predict(x)), 0.1) == pytest.approx(expected)
 
 
+def test_the_spread_of_crops_counts_for_nothing_where_few_calibration_images_have_several():
+    (train, rated), (val, val_truth), (test, test_truth) = (simulated(n, n) for n in (300, 500, 600))
+    new, _ = simulated(100, 1)
+    one_crop = [part._replace(spread_N=np.where(np.arange(len(part.score_N)) % 40, 0, 0.1)) for part in (val, test)]
+    found = fit(train, *one_crop, val_truth, test_truth, rated)
+    np.testing.assert_allclose(found.half_width(new), found.half_width(new._replace(spread_N=9 * new.spread_N)))
+
+
 def test_too_few_images_give_no_interval_rather_than_a_wrong_one():
     assert conformal_quantile(np.arange(8), 0.1) == np.inf and conformal_quantile(np.arange(9), 0.1) == 8
     (train, rated), (val, val_truth), (test, test_truth) = (simulated(n, n) for n in (20, 8, 7))
