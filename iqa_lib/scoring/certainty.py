@@ -38,7 +38,7 @@ from iqa_lib.training.train import train
 FILE = "certainty.safetensors"  # beside a model's weights
 MISSED = 0.1  # share of intervals without the true score
 FALSE_ALARMS = 0.005  # of distance and of flatness each
-MOST_KNOWN = 3000  # training images, drawn, that say what the model knows
+MOST_KNOWN = 10_000  # training images, drawn, that say what the model knows
 LEAST_DEVIATION = 0.01  # of a channel that hardly varies among training images
 FEWEST_FOR_SCALE = 30  # validation images; of fewer all intervals are as wide
 
