@@ -5,11 +5,10 @@ Everything slow (papermill, torch, pandas) is imported by the verb that needs it
 
 import argparse
 import os
-import re
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError, WorkbookError
+from iqa_lib.progress import in_a_line, print_table, shown
 
 PARSER = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
 VERBS = PARSER.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, interrupt)  # schedulers and clusters send it before they kill: as Ctrl-C
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by a shell's >&-)
     try:
         for stream in (sys.stdout, sys.stderr):  # whatever a terminal cannot show of a name is escaped
             if hasattr(stream, "reconfigure"):  # not in a notebook
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE, which Windows lacks
     except WorkbookError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in paths.FULL | paths.FORBIDDEN:
@@ -79,7 +80,7 @@ def _override(pair: str) -> tuple[str, Any]:
     if not equals or not name:
         raise ProfileError(f"-p takes NAME=VALUE, not '{pair}'")
     try:
-        return name, yaml.safe_load(value)
+        return name, yaml.safe_load(paths.printable(value))
     except (yaml.YAMLError, ValueError):  # the latter: an impossible date
         raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
 
@@ -103,18 +104,8 @@ def _here(name: str) -> str:
     """A dataset's name; or the path of labels, which are looked for in the current folder first."""
     from iqa_lib.data.catalog import CATALOG
 
-    path = Path(name).expanduser()
-    return os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name
-
-
-def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any, caption: str | None = None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, caption=caption)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    path = os.path.expanduser(name)
+    return paths.printable(os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name)
 
 
 MODEL = option(
@@ -127,7 +118,7 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
 @verb(
-    "score photographs: 0-100, higher is better",
+    "score photographs: 0-100, higher is better; a few points beyond where worse or better than all that was learnt from",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
     option(
@@ -139,17 +130,22 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 def score(options: Namespace) -> int:
     import json
 
+    from iqa_lib.scoring import found
     from iqa_lib.scoring import score as scoring
 
-    to_stdout = options.csv in ("-", "/dev/stdout")
-    csv = Path(options.csv) if options.csv is not None and not to_stdout else None
+    csv = Path(options.csv) if options.csv is not None else None
+    to_stdout = csv is not None and paths.is_standard_output(csv)
+    if to_stdout and options.json:
+        raise WorkbookError("--csv and --json both want standard output: name a file for --csv.")
     if csv:
         paths.require_target(csv)
+        if csv.suffix.lower() in [*found.PHOTOGRAPHS, *found.RAW]:
+            raise WorkbookError(f"--csv would write over a photograph, '{csv}': name the table first.")
     if options.map is not None:
         paths.require_target(Path(options.map), folder=True)
     files = scoring.find_images(options.images)
     scorer = scoring.load_scorer(options.model)
-    if csv and not paths.is_stream(csv):
+    if csv and not to_stdout and not paths.is_stream(csv):
         table = scoring.score_into(scorer, files, csv)
     else:
         table = scoring.score_all(scorer, files, len(files)).round(4).assign(scored_by=scoring.passport(scorer))
@@ -162,38 +158,30 @@ def score(options: Namespace) -> int:
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in sys.stdout.encoding.lower()))
-    elif to_stdout:
-        print(paths.to_csv(table), end="")
-    else:
+        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
+    elif not to_stdout:
         _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
-    told = [f"no score: {_shown(row.image)} {row.fault}" for row in faults.itertuples()]
+    told = [f"no score: {in_a_line(row.image)} {row.fault}" for row in faults.itertuples()]
     sys.stderr.writelines(f"{line}\n" for line in told + scoring.marked_in(table, scorer))
     return int(bool(len(faults)))
 
 
-def _shown(name: str) -> str:
-    """Without what would command a terminal or begin a line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", name)
-
-
-def _print_scores(scorer: Any, best: Any) -> None:
+def _print_scores(scorer: Any, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    caption = f"{len(best):,} images, scored by {scorer.name}"
-    shown = {"score": best["score"].map("{:.1f}".format)}
-    if scorer.certainty:
-        shown["score"] += (best["score"] - best["low"]).map(" ± {:.1f}".format).replace(" ± nan", "")
-        shown |= {"better than": best["better_than"].map("{:.0f} %".format), "mark": best["mark"]}
-        caption += f"; ±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs"
-    shown["image"] = best["image"].map(lambda name: escape(_shown(name)))
-    rows = list(zip(*shown.values(), strict=True))
+    from iqa_lib.scoring.score import in_words
+
+    table, notes = in_words(scorer, best_first)
+    rows = [(*row[:-1], escape(in_a_line(row[-1]))) for row in table.itertuples(index=False)]
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
-        gap = ["…", *[""] * (len(shown) - 2), f"{left_out:,} more; --csv FILE lists all"]
+        gap = ["…", *[""] * (len(table.columns) - 2), f"{left_out:,} more; --csv FILE lists all"]
         rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [gap]
-    heads = (Column(head, justify="left" if head == "image" else "right", overflow="fold") for head in shown)
-    _print_table(rows, *heads, caption=caption)
+    if rows:
+        print_table(
+            rows, *(Column(head, justify="right") for head in table.columns[:-1]), Column("image", overflow="fold")
+        )
+    print(*notes, sep="\n")
 
 
 @verb("score a sample of a table of scores again: the same, or what differs (exit code 1)", SCORES, MODEL)
@@ -201,7 +189,7 @@ def verify(options: Namespace) -> int:
     from iqa_lib.scoring import verify
 
     same, report = verify.verify(Path(options.table), options.model)
-    print(report)
+    print(shown(report))
     return int(not same)
 
 
@@ -209,7 +197,7 @@ def verify(options: Namespace) -> int:
 def cite(options: Namespace) -> int:
     from iqa_lib.scoring import verify
 
-    print(verify.cite(Path(options.table)))
+    print(shown(verify.cite(Path(options.table))))
     return 0
 
 
@@ -329,7 +317,7 @@ def doctor(options: Namespace) -> int:
     from iqa_lib.workbook.doctor import examine
 
     found = examine()
-    _print_table(((part, text) for part, text, _ in found), "part", "found")
+    print_table(((part, text) for part, text, _ in found), "part", "found")
     advice = [f"{part}: {wrong}" for part, _, wrong in found if wrong]
     print(*advice, sep="\n") if advice else print("nothing is wrong")
     return int(bool(advice))
@@ -348,7 +336,7 @@ def data_list(options: Namespace) -> int:
     from iqa_lib.data.check import overview
 
     known = overview(settings.data_folder)
-    _print_table(known.itertuples(index=False), *known.columns)
+    print_table(known.itertuples(index=False), *known.columns)
     return 0
 
 
@@ -362,11 +350,11 @@ def data_check(options: Namespace) -> int:
     from iqa_lib.data.check import check
 
     report = check(_here(options.name), settings)
-    print(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}")
+    print(shown(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}"))
     for number, fault in enumerate(report.faults, 1):
-        print(f"fault {number}: {fault}")
+        print(shown(f"fault {number}: {fault}"))
     for note in report.notes:
-        print(f"note: {note}")
+        print(shown(f"note: {note}"))
     print(f"{len(report.faults) or 'no'} fault{'' if len(report.faults) == 1 else 's'}")
     return int(bool(report.faults))
 
@@ -438,11 +426,14 @@ def export(options: Namespace) -> int:
     from iqa_lib.models.export import export_model
     from iqa_lib.scoring import score as scoring
 
-    paths.require_target(Path(options.file))
+    file = Path(options.file)
+    paths.require_target(file)
+    remarks = sys.stderr if paths.is_standard_output(file) else sys.stdout
     scorer = scoring.load_scorer(options.model)
-    print(f"{scorer.name}: {export_model(scorer.model, Path(options.file), *WorkingSize.of_settings(scorer.settings))}")
+    written = export_model(scorer.model, file, *WorkingSize.of_settings(scorer.settings))
+    print(f"{scorer.name}: {written}", file=remarks)
     if scorer.settings.precision != "float32":
-        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.")
+        print(f"It computes in float32, the run in {scorer.settings.precision}: their scores differ.", file=remarks)
     return 0
 
 

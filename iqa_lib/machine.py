@@ -20,6 +20,14 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def memory_format(on: torch.device) -> torch.memory_format:
+    """Channels last, in which convolutions are fast; not on Apple's GPU, where BatchNorm's backward pass refuses it.
+
+    Seen in torch 2.14 and before: https://github.com/pytorch/pytorch/pull/188371.
+    """
+    return torch.contiguous_format if on.type == "mps" else torch.channels_last
+
+
 def description() -> str:
     """Device, threads and torch's version: what measured times belong to."""
     if device().type == "cuda":

@@ -294,19 +294,21 @@ def srcc_of_k_raters(counts_NV: np.ndarray, k: int, repeats: int = 50, seed: int
     return _srcc_of_split(counts, np.full(len(counts), k), repeats, seed)
 
 
-def equivalent_raters(correlation: float, counts_NV: np.ndarray, repeats: int = 20, seed: int = 0) -> float:
-    """How many raters' mean agrees with the others as well as a model's SRCC does, interpolated between k.
+def equivalent_raters(correlation: float, counts_NV: np.ndarray, repeats: int = 50, seed: int = 0) -> float:
+    """How many other raters' mean would agree with this panel's as well as a model's SRCC does.
 
-    0 for SRCC ≤ 0, and inf beyond half of the smallest panel, where the rest grows too small to judge by.
-    Arguments and errors as for `label_noise_ceiling`.
+    The panel's reliability is the square of the limit of a perfect model; from it comes that of one rater, and of k
+    (Spearman–Brown). Their mean agrees with the panel as √(reliability of k) × limit.
+
+    0 for SRCC ≤ 0, inf from the limit of a perfect model on. Arguments and errors as for `label_noise_ceiling`.
     """
-    counts = _votes(counts_NV, at_least=2)
-    half = int(counts.sum(axis=1).min()) // 2
-    k = np.unique(np.geomspace(1, half, 25).round().astype(int))
-    reached = [srcc_of_k_raters(counts, int(raters), repeats, seed) for raters in k]
-    # np.interp wants a rising curve; the random draw may dent it where it is nearly flat.
-    curve = np.maximum.accumulate([0.0, *reached])
-    return float(np.interp(correlation, curve, [0, *k], right=np.inf))
+    if not correlation > 0:
+        return 0.0 if correlation <= 0 else np.nan
+    limit = label_noise_ceiling(counts_NV, repeats, seed).perfect_model
+    panel = np.median(np.sum(counts_NV, axis=1))
+    of_one = limit**2 / (panel - (panel - 1) * limit**2)
+    of_k = (correlation / limit) ** 2
+    return float(of_k * (1 - of_one) / (of_one * (1 - of_k))) if of_k < 1 else np.inf
 
 
 def _votes(counts_NV: np.ndarray, at_least: int) -> np.ndarray:

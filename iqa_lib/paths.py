@@ -10,6 +10,8 @@ import errno
 import os
 import re
 import shutil
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,23 +38,31 @@ FIGURES = HOME / "figures"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader never sees half a file. A link's target is replaced.
+    """Write under a temporary name, sync, rename: a reader never sees half a file. What is no regular file is written to
+    as it is, a link's target is replaced, and permissions stay.
 
     Raises:
         StorageError: the disk refuses; what was at ``path`` before is still there.
     """
     content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    with writing_to(path.parent):
+    with writing_to(path if is_stream(path) else path.parent):
+        if is_standard_output(path):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+            return
         if is_stream(path):
-            with open(path, "ab") as stream:
+            with contextlib.suppress(BrokenPipeError), open(path, "ab") as stream:  # who reads may have enough
                 stream.write(content)
             return
         path = Path(os.path.realpath(path))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # Of another length than the name's, which may be the longest that there is.
+        temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_ident()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(content)
             sync(temporary)
+            if path.exists():
+                shutil.copymode(path, temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)  # on a full disk every byte counts
@@ -67,6 +77,17 @@ def is_stream(path: Path) -> bool:
     return path.absolute().parent in STREAMS or (path.exists() and not path.is_file() and not path.is_dir())
 
 
+def is_standard_output(path: Path) -> bool:
+    """By any of its names: -, /dev/stdout, /proc/self/fd/1, a link to one of these, the file that it was sent to."""
+    try:
+        return str(path) == "-" or os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:  # nothing is there, or standard output is closed
+        return False
+
+
+LONGEST_NAME = 230  # bytes: file systems take 255, and hidden files beside it have longer names
+
+
 def existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(place for place in (path, *path.parents) if place.exists())
@@ -76,18 +97,24 @@ def require_target(path: Path, folder: bool = False) -> None:
     """Refuses a file (or folder) that cannot be written, before the work whose result it is to hold.
 
     Raises:
-        StorageError: something else is there, or the folder may not be written.
+        StorageError: something else is there, or it may not be written.
     """
-    if is_stream(path):
+    if max(len(os.fsencode(part)) for part in path.absolute().parts) > LONGEST_NAME:
+        raise StorageError(f"'{path}' is too long a name, of more than {LONGEST_NAME} bytes. Name another place.")
+    if not folder and (is_standard_output(path) or is_stream(path)):
         return
-    if path.exists() and path.is_dir() != folder:
-        raise StorageError(f"'{path}' is {'a file: name a folder' if folder else 'a folder: name a file in it'}.")
     real = Path(os.path.realpath(path))
-    there = existing(real if folder else real.parent)
-    if not there.is_dir():
-        raise storage_error(OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), there)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise storage_error(OSError(errno.EACCES, os.strerror(errno.EACCES)), there)
+    if real.exists() and real.is_dir() != folder:
+        raise StorageError(f"'{path}' is {'no folder: name one' if folder else 'a folder: name a file in it'}.")
+    place = existing(real if folder else real.parent)
+    if real.is_symlink() or not place.is_dir():
+        reason = "is a link to itself" if real.is_symlink() else f"cannot be: {place} is no folder"
+    else:
+        closed = [p for p in (place, real) if p.exists() and not os.access(p, os.W_OK | os.X_OK * p.is_dir())]
+        reason = f"may not be written: {closed[0]} is closed to you" if closed else ""
+    if reason:
+        way_out = "Set IQA_HOME to another folder" if path == HOME else "Name another place"
+        raise StorageError(f"'{path}' {reason}. {way_out}.")
 
 
 LONE_BYTES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
@@ -95,12 +122,12 @@ LONE_BYTES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 def printable(name: str | Path) -> str:
     """A file's name as valid text: bytes that are no UTF-8 become ``\\udcXX``, and `named` finds the file again."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
+    return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
 
-def named(name: str | Path) -> Path:
+def named(name: str | bytes | os.PathLike) -> Path:
     """The file of a name, as it is or as `printable` wrote it."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(os.fsdecode(name)))  # Path's refuses what only looks like somebody's home: ~1.jpg
     original = LONE_BYTES.sub(lambda found: chr(int(found[1], 16)), str(path))
     return Path(original) if original != str(path) and not os.path.lexists(path) else path
 
@@ -121,7 +148,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     """Turns what the disk refuses into a `StorageError` that names the folder and the way out."""
     try:
         yield
-    except TimeoutError:  # of a lock that another holds: no fault of the disk
+    except (TimeoutError, BrokenPipeError):  # a lock that another holds, a reader that has enough: no fault of the disk
         raise
     except OSError as error:
         raise storage_error(error, folder) from error
@@ -134,7 +161,8 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO, errno.ENODEV}
 
 def storage_error(error: OSError, folder: Path) -> StorageError:
     """The message for a person whose ``folder`` could not be written."""
-    elsewhere = "set IQA_HOME to a folder on another disk"
+    inside = Path(os.path.abspath(folder)).is_relative_to(HOME)
+    elsewhere = "set IQA_HOME to a folder on another disk" if inside else "name another place"
     if error.errno in FULL:
         with contextlib.suppress(OSError):
             elsewhere += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free here)"

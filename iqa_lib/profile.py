@@ -143,7 +143,7 @@ class Profile(RunSettings):
         for name in injected | written:
             near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.8)
             if name not in cls.model_fields and (near or name not in written):
-                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}"
+                advice = f"did you mean '{near[0]}'?" if near else f"this notebook has {', '.join(sorted(written))}."
                 raise ProfileError(f"unknown parameter '{name}': {advice} Or any key of a profile.")
         given = {k: v for k, v in variables.items() if k in cls.model_fields and (v is not None or k in injected)}
         return load_profile(given.pop("profile"), **given)
@@ -188,7 +188,7 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     """Read ``notebooks/profiles/NAME.yaml``, or the YAML file at a path, and lay ``overrides`` over it.
 
     Raises:
-        ProfileError: no such profile, unknown key, or impossible value; the message names file and key.
+        ProfileError: no such profile, unknown key, or impossible value; the message names the key, and the file where it is there.
     """
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else paths.PROFILES / f"{name}.yaml"
     if not path.is_file():
@@ -203,7 +203,9 @@ def load_profile(name: str, **overrides: Any) -> Profile:
     try:
         return Profile(**{key: _typed(value) for key, value in {**content, **overrides}.items()})
     except ValidationError as error:
-        raise ProfileError(f"{path}: {'; '.join(_explain(e) for e in error.errors())}.") from error
+        faults = error.errors()
+        where = f"{name}, as changed" if all(fault["loc"][0] in overrides for fault in faults) else path
+        raise ProfileError(f"{where}: {'; '.join(map(_explain, faults))}.") from error
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
@@ -213,4 +215,8 @@ def _explain(fault: Mapping[str, Any]) -> str:
         return f"unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "; remove it")
     if fault["type"] == "missing":
         return f"key '{key}' is missing"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{key}: {repr(fault['input'])[:200]} is not allowed, a name has letters, digits and . + - _ and begins with none of . + -"
+    if fault["type"] == "tuple_type":
+        return f"{key}: {repr(fault['input'])[:200]} is not allowed, write a list: [{str(fault['input'])[:200]}]"
     return f"{key}: {repr(fault['input'])[:200]} is not allowed, {fault['msg'][0].lower()}{fault['msg'][1:]}"

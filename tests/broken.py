@@ -15,6 +15,8 @@ def broken(kind, path, picture):
         path.write_bytes(b"")
     elif kind == "text":
         path.write_text("<html>404</html>")
+    elif kind == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
     elif kind == "header alone":
         path.write_bytes(whole[:20])
     elif kind == "strip":
@@ -35,6 +37,7 @@ BROKEN = {
     "truncated": "cannot be decoded .*truncated",
     "zero bytes": "is empty",
     "text": "is no image that Pillow can read",
+    "pointer": "is a pointer of Git LFS: git lfs pull",
     "header alone": "is no image|cannot be decoded",
     "strip": "1 x 10000 pixels is a strip longer than 50 times",
     "float": "floating-point pixels",

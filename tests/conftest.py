@@ -13,7 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Files that take longest, in that order: dealt out last, one of them would keep a single process busy at the end.
-LONG = "notebooks death train scoring browser cluster explain features soak pretrain disk explorer numbers fuzz"
+LONG = (
+    "notebooks death explain cluster pretrain train scoring soak bench names_and_targets fuzz two_at_once browser disk "
+    "statistics metrics numbers servers explorer features workbook"
+)
 
 
 def pytest_collection_modifyitems(items):

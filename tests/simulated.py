@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from iqa_lib import metrics
-from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, SIZE, Scatter, compare, verdict
+from iqa_lib.study.differences import Scatter, compare
+from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, SIZE, verdict
 
 
 def normal(rng, images, references=None, rows=()):
@@ -34,13 +35,13 @@ def pearson_of(srcc):
 def study(rng, true, runs, statistic=metrics.srcc, images=100, references=None, run_sd=0.0):
     """Scores, and each method's predictions by ``runs`` runs whose expected statistic in all images is ``true``.
 
-    Each run's own is ``true`` plus N(0, run_sd). Half of the error is common to all methods (images hard for
+    Each run's own is ``true`` plus N(0, run_sd), of one SD for all or one each. Half of the error is common to all methods (images hard for
     everyone), 30 % to the runs of one method.
     """
     score, hard = normal(rng, images, references, rows=(2,))
     methods = []
-    for of_method, count in zip(true, runs, strict=True):
-        of_run = rng.normal(of_method, run_sd, size=(count, 1))
+    for of_method, count, sd in zip(true, runs, np.broadcast_to(run_sd, len(runs)), strict=True):
+        of_run = np.minimum(rng.normal(of_method, sd, size=(count, 1)), 0.999)
         r = pearson_of(of_run) if statistic is metrics.srcc else of_run
         own = normal(rng, images, references)
         error = np.sqrt(0.5) * hard + np.sqrt(0.3) * own
@@ -79,23 +80,30 @@ def covered(images, references, repeats, rng, groups=True, r=0.85):
 def differences(rng, true, seeds, repeats, references=None, images=200, run_sd=0.0):
     """Those found in studies of two methods, by PLCC, whose expectation in this simulation is exact."""
     for _ in range(repeats):
-        score, (a, b) = study(rng, true, [seeds] * 2, metrics.plcc, images=images, references=references, run_sd=run_sd)
+        score, (a, b) = study(rng, true, seeds, metrics.plcc, images=images, references=references, run_sd=run_sd)
         codes = by_reference(images, references)
-        yield compare(a, b, score, groups=codes, statistic=metrics.plcc, resamples=150)
+        scatter = Scatter.pooled({"first": metrics.plcc(a, score)}) if seeds[1] == 1 else None
+        yield compare(a, b, score, groups=codes, statistic=metrics.plcc, resamples=150, scatter=scatter)
 
 
-def families(rng, family, run_sd, repeats):
-    """Share of studies of equal methods with a false "holds" of +0.0025, and with a false "does not hold"."""
+def families(rng, family, run_sd, repeats, first=3, others=3, wider=1.0):
+    """Share of studies of equal methods with a false "holds" of +0.0025, and with a false "does not hold".
+
+    The first method has ``first`` runs and is compared with each of the others, whose runs scatter ``wider`` times as far.
+    """
     holds, refuted = [], []
     for _ in range(repeats):
-        score, methods = study(rng, [0.87] * (family + 1), [3] * (family + 1), metrics.plcc, images=600, run_sd=run_sd)
+        sd = np.array([run_sd, *[run_sd * wider] * family])
+        score, methods = study(
+            rng, [0.87] * (family + 1), [first] + [others] * family, metrics.plcc, images=600, run_sd=sd
+        )
         scatter = Scatter.pooled({str(i): metrics.plcc(m, score) for i, m in enumerate(methods)})
-        steps = [
-            compare(after, before, score, groups=None, statistic=metrics.plcc, resamples=100, scatter=scatter)
-            for before, after in itertools.pairwise(methods)
+        found = [
+            compare(methods[0], other, score, groups=None, statistic=metrics.plcc, resamples=100, scatter=scatter)
+            for other in methods[1:]
         ]
-        holds.append(any(verdict(d, 0.0025, family) in (SIZE, DIRECTION) for d in steps))
-        refuted.append(any(verdict(d, None, family) == HOLDS_NOT for d in steps))
+        holds.append(any(verdict(d, 0.0025, family) in (SIZE, DIRECTION) for d in found))
+        refuted.append(any(verdict(d, None, family) == HOLDS_NOT for d in found))
     return share(holds), share(refuted)
 
 
@@ -113,20 +121,31 @@ def rates(repeats):
         "16 references": {"references": 16, "images": 320},
         "SD over runs 0.01": {"run_sd": 0.01},
     }.items():
-        found = [d.low <= 0.03 <= d.high for d in differences(rng, [0.87, 0.84], 3, repeats, **options)]
+        found = [d.low <= 0.03 <= d.high for d in differences(rng, [0.87, 0.84], (3, 3), repeats, **options)]
         yield f"interval of a difference, 3 runs each, {name}", f"{share(found):.1%}", "93–97 %"
-    for family, run_sd in itertools.product((1, 4, 6), (0.005, 0.02)):
-        holds, refuted = families(rng, family, run_sd, repeats)
+    shapes = {(3, 3): "3 runs each", (3, 1): "3 runs of the first, 1 of each other"}
+    for (seeds, shape), family, run_sd in itertools.product(shapes.items(), (1, 4, 6), (0.005, 0.02)):
+        holds, refuted = families(rng, family, run_sd, repeats, *seeds)
         yield (
-            f"methods equal, {family} claims, SD over runs {run_sd}: any false “holds” / “does not hold”",
+            f"methods equal, {shape}, {family} claims, SD over runs {run_sd}: any false “holds” / “does not hold”",
             f"{holds:.1%} / {refuted:.1%}",
             "≤ 5 % each",
         )
-    for family in (1, 4, 6):
-        sizes = [d.detectable(family) for d in differences(rng, [0.90, 0.86], 3, 100, run_sd=0.005)]
+    holds, refuted = families(rng, 4, 0.005, repeats, 3, 1, wider=4)
+    yield (
+        "the same, 4 claims, SD over runs 0.005 of the first and 0.02 of the others, of which one run each is known",
+        f"{holds:.1%} / {refuted:.1%}",
+        "stated: no procedure can know",
+    )
+    for (seeds, shape), family in itertools.product(shapes.items(), (1, 4, 6)):
+        sizes = [d.detectable(family) for d in differences(rng, [0.90, 0.86], seeds, 100, run_sd=0.005)]
         planted = [0.88 + np.median(sizes) / 2, 0.88 - np.median(sizes) / 2]
-        found = [d.p(family) < 0.05 and d.value > 0 for d in differences(rng, planted, 3, repeats, run_sd=0.005)]
-        yield (f"power at the smallest detectable difference, {family} claims", f"{share(found):.1%}", "75–85 %")
+        found = [d.p(family) < 0.05 and d.value > 0 for d in differences(rng, planted, seeds, repeats, run_sd=0.005)]
+        yield (
+            f"power at the smallest detectable difference, {shape}, {family} claims",
+            f"{share(found):.1%}",
+            "75–85 %",
+        )
     for raters in (9, 20, 100):
         limit, reached = limit_and_truth(raters)
         yield f"limit of a perfect model, {raters} raters", f"{limit:.3f}; truth {reached:.3f}", "within 0.01"

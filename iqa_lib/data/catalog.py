@@ -269,7 +269,7 @@ def _split(table: pd.DataFrame, seed: int, validation: bool, test_only: bool) ->
 
 def root_of(data_folder: str | Path | None) -> Path:
     """The folder that holds the datasets: the one named, or ``data/`` of this workbook."""
-    return Path(data_folder).expanduser().resolve() if data_folder else paths.DATA
+    return paths.named(data_folder).resolve() if data_folder else paths.DATA
 
 
 def _plain(name: str) -> str:
@@ -304,9 +304,8 @@ def _built(name: str, data_folder: str | Path | None) -> Path:
 
 
 def _candidates(name: str, data_folder: str | Path | None) -> list[Path]:
-    path = Path(name).expanduser()
     folders = dict.fromkeys([root_of(data_folder), paths.DATA, paths.HOME])
-    return [path] if path.is_absolute() else [folder / path for folder in folders]
+    return [paths.named(folder / os.path.expanduser(name)) for folder in folders]
 
 
 def find_own(name: str, data_folder: str | Path | None) -> Path:

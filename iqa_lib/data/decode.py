@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageMode, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from iqa_lib.errors import ImageError
+from iqa_lib.paths import is_stream
 from iqa_lib.profile import Preparation
 
 LONGEST = 50  # times the short side: a strip enlarged to the crop size would fill the memory
@@ -44,8 +45,10 @@ def open_image(path: str | Path) -> Image.Image:
     """Pillow's image, not decoded yet; of a stranger's file, in whose format nothing is run.
 
     Raises:
-        ImageError: it is one of the TIFF files that Pillow opens and misunderstands.
+        ImageError: it is no file, or one of the TIFF files that Pillow opens and misunderstands.
     """
+    if is_stream(Path(path)):  # of which reading may have no end
+        raise ImageError(path, "is a pipe or device: save the picture as a file")
     image = Image.open(path, formats=FORMATS)
     if image.format == "TIFF" and (fault := _explain_tiff(image.tag_v2, Path(path).suffix.lower() in RAW)):
         image.close()
@@ -138,7 +141,9 @@ def _explain(source: str | Path | Image.Image, error: Exception) -> str:
             return "is a HEIC photograph: pip install pillow-heif to read such files, or export it as JPEG"
         if start[:4] in (b"II*\0", b"MM\0*"):
             return "is a TIFF of a kind that Pillow cannot read: save it as RGB with 8 bits per channel"
-        return "is no image that Pillow can read"
+        return (
+            "is a pointer of Git LFS: git lfs pull" if start == b"version http" else "is no image that Pillow can read"
+        )
     if isinstance(error, Image.DecompressionBombError):
         return f"is larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
     return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
@@ -204,6 +209,8 @@ def _conversion(profile: bytes) -> tuple[str, Callable[[Image.Image], Image.Imag
 
 
 def _refuse_strip(width: int, height: int) -> None:
+    if not min(width, height):
+        raise ValueError(f"{width} x {height} pixels")
     if max(width, height) > LONGEST * min(width, height):
         raise ValueError(f"{width} x {height} pixels is a strip longer than {LONGEST} times its short side")
 

@@ -28,7 +28,8 @@ def groups(files: list[str]) -> np.ndarray:
     A file that cannot be read is a near-copy of none.
     """
     known = "".join(f"{file} {size} {changed}\n" for file, size, changed in paths.stamps(files))
-    cache = paths.DATA / "cache" / f"near-copies-{hashlib.sha256(known.encode()).hexdigest()[:20]}.npy"
+    digest = hashlib.sha256(known.encode(errors="backslashreplace")).hexdigest()
+    cache = paths.DATA / "cache" / f"near-copies-{digest[:20]}.npy"
     if cache.is_file():
         return np.load(cache)
     found = _alike(files)

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import io
 import logging
-import os
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,12 +82,8 @@ def export_model(model: BlindIQA, path: Path, resolution: int, crop_size: int, p
     """As `to_onnx`, written atomically, with what a user must do before and after as the file's metadata."""
     import onnx  # here, and onnxruntime below: a page that compares no engines need not wait for it
 
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = onnx.load(to_onnx(model, unfinished, crop_size))
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as unfinished:
+        written = onnx.load(to_onnx(model, Path(unfinished) / "model.onnx", crop_size))
     sizes = {"resolution": resolution, "crop": crop_size}
     resize = PORTRAIT if portrait else KEEPING_ASPECT
     properties = {**sizes, "prepare": PREPARE.format(**sizes, resize=resize.format(**sizes))}

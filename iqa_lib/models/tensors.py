@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from iqa_lib.errors import CheckpointError
@@ -27,8 +27,9 @@ def read_without_running(path: str | Path, remedy: str = NO_CODE) -> object:
         raise CheckpointError(f"The checkpoint '{path}' does not exist.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            return load(path.read_bytes())
+        with open(path, "rb") as file:  # neither library opens names that are not UTF-8
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle or header makes the readers raise anything
         raise CheckpointError(
             f"'{path}' is not a checkpoint that can be read safely: it is damaged or holds more than tensors "

@@ -25,7 +25,7 @@ class Metric(nn.Module):
     """The model as one of pyiqa's metrics, and with the methods of torchmetrics.
 
         metric = Metric()
-        metric("photo.jpg"), metric(batch_N3HW)        # (N,) scores, 0–100
+        metric("photo.jpg"), metric(batch_N3HW)        # (N,) scores, 0–100 as `score`
         metric.update(batch_N3HW); metric.compute()    # mean over all that was seen since `reset`
 
     Tensors that require a gradient get one: ``-metric(images).mean()`` is a loss. Their pixels are still rounded to 8
@@ -61,8 +61,8 @@ class Metric(nn.Module):
             DataError: a tensor of another shape or range; an image that cannot be read.
         """
         given = isinstance(images, Tensor)
-        if given and images.requires_grad and torch.is_grad_enabled():
-            return self._differentiable(with_unit_range(images).float())
+        if given and images.requires_grad and torch.is_grad_enabled() and len(images):
+            return self._differentiable(with_unit_range(images))
         table, _ = score_any(images, self.scorer)
         if faults := faults_of(table):
             raise DataError(faults)

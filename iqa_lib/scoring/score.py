@@ -10,8 +10,8 @@ Shape suffixes: B batch, N images, C channels, H height, W width.
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from iqa_lib import machine, paths
-from iqa_lib.data.decode import PHOTOGRAPHS, RAW, WorkingSize, quiet_pillow, read_image, read_size
+from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
 from iqa_lib.models.backbones import WEIGHTS_HERE
 from iqa_lib.models.checkpoints import load_reference_checkpoint
@@ -38,6 +38,7 @@ from iqa_lib.paths import to_csv
 from iqa_lib.profile import ScoringSettings, load_profile
 from iqa_lib.progress import Progress
 from iqa_lib.scoring import certainty
+from iqa_lib.scoring.found import find_images
 from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, on_every_core
 from iqa_lib.training.runs import IDENTITY, MODEL, Run
 
@@ -69,9 +70,19 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
     """
     if isinstance(model, Scorer):
         return model
-    if model is None:
-        return _default()
-    path = _locate(str(model))
+    if not isinstance(model, str | bytes | os.PathLike | None):
+        raise CheckpointError(
+            f"A model is given by its name or folder, not as {type(model).__name__}: one in memory by `save_pretrained`."
+        )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # weights are read as they are, whatever a host computes in
+    try:
+        return _default() if model is None else _read(_locate(model))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _read(path: Path) -> Scorer:
     if path.suffix.lower() in CHECKPOINTS:
         return _ready(path.name, load_reference_checkpoint(path), REFERENCE_CROP)
     if (path / "run.json").is_file() or (path / "epochs.jsonl").is_file():
@@ -91,7 +102,8 @@ def _default() -> Scorer:
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
     # Always float32: bf16, twice as fast, moves single scores by up to two points.
     settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
-    return Scorer(settings, model.to(machine.device(), memory_format=torch.channels_last).eval(), name)
+    device = machine.device()
+    return Scorer(settings, model.to(device, memory_format=machine.memory_format(device)).eval(), name)
 
 
 def _load_saved(folder: Path) -> tuple[BlindIQA, int]:
@@ -99,14 +111,14 @@ def _load_saved(folder: Path) -> tuple[BlindIQA, int]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind, crop_size = SmartIQA if "model_size" in config else HyperIQA, int(config["image_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is not that of a saved model: {error!r}.") from error
     return kind.from_pretrained(folder), crop_size
 
 
-def _locate(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.suffix.lower() in CHECKPOINTS or any((path / f).is_file() for f in ("run.json", "config.json")):
+def _locate(given: str | bytes | os.PathLike) -> Path:
+    path, name = paths.named(given), paths.printable(given)
+    if path.suffix.lower() in CHECKPOINTS or any(os.path.isfile(path / f) for f in ("run.json", "config.json")):
         return path
     runs = [run for run in paths.RUNS.glob("*/store/*") if (run / MODEL).is_file()]
     found = [run for run in runs if run.name == name] or [run for run in runs if _profile_of(run) == name]
@@ -119,7 +131,7 @@ def _locate(name: str) -> Path:
                 file=sys.stderr,
             )
         return newest
-    if len(found) == 1:
+    if len({run.name for run in found}) == 1:  # of one name in several stores: a run is its settings and its data
         return found[0]
     if found:
         raise CheckpointError(f"'{name}' has {len(found)} runs, name one: {', '.join(r.name for r in found)}.")
@@ -143,49 +155,6 @@ def _by_present_settings(profile: str, runs: list[Path]) -> list[Path]:
         return []
     trained = map(Run.at, runs)
     return [run.folder for run in trained if all(getattr(wanted, k) == getattr(run.settings, k) for k in IDENTITY)]
-
-
-# --- which images -----------------------------------------------------------------------------------------
-
-
-def find_images(wanted: Iterable[str | Path]) -> list[Path]:
-    """Image files that these files, folders (with all below them) and patterns mean, each once, by name in a folder.
-
-    Raises:
-        DataError: one of them means no file.
-    """
-    found: dict[Path, None] = {}
-    for name in wanted:
-        path = paths.named(name)
-        matches = [path] if _may_exist(path) else sorted(map(Path, glob.glob(str(path), recursive=True)))
-        files = [file for match in matches for file in (_images_in(match) if os.path.isdir(match) else [match])]
-        if not files:
-            kind = f"holds no image ({', '.join(PHOTOGRAPHS)})" if matches else "does not exist"
-            raise DataError(f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'.")
-        found |= dict.fromkeys(files)
-    return list(found)
-
-
-def _may_exist(path: Path) -> bool:
-    try:
-        return path.exists()
-    except PermissionError:  # its folder may not be read: which is its fault, found when it is opened
-        return True
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Photographs below a folder; undeveloped raw files, links to nothing and folders that may not be read are among them:
-    they get a fault in place of a score.
-    """
-    unreadable: list[OSError] = []
-    found, suffixes = [], {*PHOTOGRAPHS, *RAW}
-    for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        named = (Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in suffixes)
-        found += [file for file in named if os.path.isfile(file) or not os.path.exists(file)]
-    developed = {file.with_suffix("") for file in found if file.suffix.lower() in PHOTOGRAPHS}
-    found = [f for f in found if f.suffix.lower() in PHOTOGRAPHS or f.with_suffix("") not in developed]
-    return sorted(found + [Path(error.filename) for error in unreadable])
 
 
 # --- scores -----------------------------------------------------------------------------------------------
@@ -222,13 +191,14 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
 
 def score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.DataFrame, bool]:
     """`score_all` of whatever names images, and whether they are one image, not several."""
-    if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # of names
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OSU":  # of names
         images = images.tolist()
     named = isinstance(images, str | os.PathLike)
-    single = os.path.isfile(paths.named(images)) if named else isinstance(images, Image.Image)
+    single = os.path.exists(paths.named(images)) if named else isinstance(images, Image.Image)
+    single &= not (named and os.path.isdir(paths.named(images)))
     single |= isinstance(images, np.ndarray) and images.ndim < 4
     single |= isinstance(images, Tensor) and images.ndim == 3
-    if isinstance(images, bytes) or not (named or single or isinstance(images, Iterable)):
+    if isinstance(images, ONE_THING) or not (named or single or isinstance(images, Iterable)):
         raise DataError(_unknown("That", images))
     sources = []
     for number, one in enumerate([images] if named or single or isinstance(images, Tensor) else images):
@@ -243,17 +213,21 @@ def score_any(images: Source | Iterable[Source], scorer: Scorer) -> tuple[pd.Dat
     return score_all(scorer, sources, 1 if isinstance(images, Tensor) else len(sources)), single
 
 
+ONE_THING = bytes | bytearray | memoryview | io.IOBase | pd.DataFrame  # which Python would take for several
+
+
 def _unknown(which: str, thing: object) -> str:
     return (
         f"{which} is of type {type(thing).__name__}; an image is the name of a file, folder or pattern, Pillow's image, an "
-        f"array of uint8 (H, W, 3) or a tensor (3, H, W) of 0–1. Bytes of a file: PIL.Image.open(io.BytesIO(data))."
+        f"array of uint8 (H, W, 3) or a tensor (3, H, W) of 0–1. An open file: "
+        f"PIL.Image.open(file); its bytes: PIL.Image.open(io.BytesIO(data))."
     )
 
 
 def _as_arrays(images: Tensor) -> list[np.ndarray]:
     """RGB (N, 3, H, W) or (3, H, W), 0–1, as arrays (H, W, 3) of uint8."""
     images_N3HW = with_unit_range(images).detach()
-    pixels_NHW3 = (images_N3HW.float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels_NHW3 = (images_N3HW * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return list(np.ascontiguousarray(pixels_NHW3))
 
 
@@ -267,6 +241,19 @@ def marked_in(table: pd.DataFrame, scorer: Scorer) -> list[str]:
     counts = {mark: int(table["mark"].str.contains(mark).sum()) for mark in MARKS} if "mark" in table else {}
     texts = {mark: text.format(crop=scorer.settings.crop_size) for mark, text in MARKS.items()}
     return [f"marked '{mark}': {n} of {len(table)} images, {texts[mark]}" for mark, n in counts.items() if n]
+
+
+def in_words(scorer: Scorer, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """What people read of a table: columns of text, ``image`` last, and lines that stand below it."""
+    shown = pd.DataFrame({"score": table["score"].map("{:.1f}".format)})
+    notes = [f"{len(table):,} image{'' if len(table) == 1 else 's'}, scored by {scorer.name}"]
+    if scorer.certainty:
+        shown["score"] += (table["score"] - table["low"]).map(" ± {:.1f}".format).replace(" ± nan", "")
+        shown["better than"], shown["mark"] = table["better_than"].map("{:.0f} %".format), table["mark"]
+        notes.append(f"±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs")
+    if not table["score"].between(0, 100).all():
+        notes.append("below 0 or above 100: worse or better than all that it learnt from")
+    return shown.assign(image=table["image"]), notes
 
 
 def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFrame:
@@ -421,6 +408,8 @@ def _as_image(source: Source) -> str | Path | Image.Image:
     if not isinstance(source, np.ndarray):
         return source
     try:
+        if source.ndim not in (2, 3):  # Pillow takes a list of numbers for a picture one pixel wide
+            raise ValueError
         return Image.fromarray(source)
     except (TypeError, ValueError):
         raise ImageError(
@@ -432,11 +421,20 @@ ROUNDING = 0.5 / 255  # beyond 0 and 1: less than half a step of 8 bits
 
 
 def with_unit_range(images: Tensor) -> Tensor:
-    """(N, 3, H, W) of images (N, 3, H, W) or (3, H, W); others are refused."""
-    images_N3HW = images[None] if images.ndim == 3 else images
-    shape, kind = tuple(images_N3HW.shape), images_N3HW.dtype
-    if len(shape) != 4 or shape[1] != 3 or not images_N3HW.is_floating_point():
-        raise DataError(f"Expected RGB images of shape (N, 3, H, W) and floating point, 0–1; got {kind} {shape}.")
+    """(N, 3, H, W), float32, of images (N, 3, H, W) or (3, H, W); others are refused."""
+    shape, kind, layout = tuple(images.shape), images.dtype, images.layout
+    if (
+        shape[-3:-2] != (3,)
+        or len(shape) > 4
+        or 0 in shape[-3:]
+        or not kind.is_floating_point
+        or layout != torch.strided
+    ):
+        raise DataError(
+            f"Expected RGB images of shape (N, 3, H, W) and floating point, 0–1; got {kind} {shape}. 8-bit pixels: "
+            f"x.permute(0, 3, 1, 2) where channels come last, then / 255."
+        )
+    images_N3HW = images.float().reshape(-1, *shape[-3:])
     if not ((images_N3HW >= -ROUNDING) & (images_N3HW <= 1 + ROUNDING)).all():
         low, high = images_N3HW.aminmax()
         raise DataError(f"Expected values of 0–1; got {low:.6g} to {high:.6g}. Divide 8-bit pixels by 255.")

@@ -49,11 +49,12 @@ def stage_weights(settings: RunSettings, model: BlindIQA, images: ImageSet, rows
     return Predictor(settings, model).predict(images, crops, "stage weights")[["row", *ALPHAS]]
 
 
-def untrained_control(
-    settings: RunSettings, model: BlindIQA, images: ImageSet, test: pd.DataFrame, seed: int = 0
-) -> pd.DataFrame:
-    """``ALPHAS`` of each test image (``run.test``) with an attention as before training, beside ``score``."""
-    control = _with_untrained_attention(model, seed)
+def untrained_control(settings: RunSettings, model: BlindIQA, images: ImageSet, test: pd.DataFrame) -> pd.DataFrame:
+    """``ALPHAS`` of each test image (``run.test``) with an attention as before training, beside ``score``.
+
+    Another one for each seed: what an untrained attention does is a matter of luck, too.
+    """
+    control = _with_untrained_attention(model, settings.seed)
     table = predict(settings, control, images, images.rows("test"), "untrained attention")
     return table[ALPHAS].assign(score=test["score"])
 
@@ -69,7 +70,7 @@ def _with_untrained_attention(model: BlindIQA, seed: int) -> BlindIQA:
 
 
 def score_with_other_weights(
-    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray, seed: int = 0
+    settings: RunSettings, model: BlindIQA, images: ImageSet, rows: np.ndarray
 ) -> pd.DataFrame:
     """Predicted scores of these images, one column for each way to set the stage weights.
 
@@ -78,14 +79,14 @@ def score_with_other_weights(
     ``untrained`` (the attention as before training). The rest of the model is the same throughout.
     """
     learned = stage_weights(settings, model, images, rows)
-    untrained = stage_weights(settings, _with_untrained_attention(model, seed), images, rows)
+    untrained = stage_weights(settings, _with_untrained_attention(model, settings.seed), images, rows)
     learned_NS = learned[ALPHAS].to_numpy()
     everywhere = np.ones((len(learned), 1))
     ways = {
         "as learned": learned_NS,
         "mean of all": everywhere * learned_NS.mean(axis=0),
         "uniform": np.full_like(learned_NS, 1 / len(ALPHAS)),
-        "shuffled": np.random.default_rng(seed).permutation(learned_NS),
+        "shuffled": np.random.default_rng(settings.seed).permutation(learned_NS),
         **{f"stage {s} only": everywhere * row for s, row in enumerate(np.eye(len(ALPHAS)), 1)},
         "untrained": untrained[ALPHAS].to_numpy(),
     }
@@ -222,17 +223,18 @@ def attention_verdicts(
     learned, constant, shuffled = (_of_all_seeds(scores, way) for way in ("as learned", "mean of all", "shuffled"))
     score = tests[0]["score"].to_numpy()
     compare = partial(statistics.compare, score_N=score, groups=groups, resamples=resamples, same_models=True)
+    decile = partial(compare, counted=0.1)
     claims = [
         (
             f"High quality puts nearly all weight on stage 3: its mean in the best decile, less {NEARLY_ALL:g}",
             seen.loc["high", "stage3"] - NEARLY_ALL,
-            compare(stage3_SN, np.full_like(stage3_SN, NEARLY_ALL), statistic=_best_decile),
+            decile(stage3_SN, np.full_like(stage3_SN, NEARLY_ALL), statistic=_best_decile),
         ),
         (
             "Training spreads the weight of low quality: entropy of the worst decile less that of the best, bits, "
             "trained less untrained",
             spread["low"] - spread["high"],
-            compare(entropy_SN, untrained_SN, statistic=lambda x, s: _best_decile(x, -s) - _best_decile(x, s)),
+            decile(entropy_SN, untrained_SN, statistic=lambda x, s: _best_decile(x, -s) - _best_decile(x, s)),
         ),
         (
             "The model uses its attention: SRCC less that with the mean weights for every image",

@@ -229,7 +229,7 @@ def _cost_table(chosen: dict[str, Profile], times: dict[tuple, list[float]]) -> 
 def _random(settings: Profile) -> BlindIQA:
     torch.manual_seed(settings.seed)
     model = build_model(settings.model_copy(update={"pretrained": False})).eval()
-    return model.to(machine.device(), memory_format=torch.channels_last)
+    return model.to(machine.device(), memory_format=machine.memory_format(machine.device()))
 
 
 def _engines(settings: Profile, model: BlindIQA, full: bool) -> Iterator[tuple[str, Callable]]:

@@ -49,7 +49,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Claim:
-    """That ``first`` beats ``second`` by ``size`` (SRCC, not negative); size None: only that it beats it."""
+    """That ``first`` beats ``second`` by ``size`` (SRCC; 0: equals it); size None: only that it beats it."""
 
     text: str
     first: str
@@ -65,7 +65,8 @@ def beats(first: Variant, second: Variant, size: float | None = None, on: Elsewh
     if size is not None and size < 0:
         first, second, size = second, first, -size
     where = f" on {on.name}" if on else ""
-    return Claim(f"{first.label} beats {second.label}{where}", first.label, second.label, size, on)
+    verb = "equals" if size == 0 else "beats"
+    return Claim(f"{first.label} {verb} {second.label}{where}", first.label, second.label, size, on)
 
 
 def paper(name: str) -> pd.DataFrame:

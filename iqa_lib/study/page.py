@@ -89,7 +89,8 @@ class Page:
             self._note("tables", {"name": name, "caption": caption, "file": str(target)})
             return exhibit
         figure = exhibit if isinstance(exhibit, Figure) else exhibit.figure
-        for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}.items():
+        png = {"dpi": 300, "pil_kwargs": {"compress_level": 1}}  # twice as fast as matplotlib's 6, a fifth larger
+        for suffix, options in {".pdf": {"metadata": {"CreationDate": None}}, ".png": png}.items():
             content = io.BytesIO()
             figure.savefig(content, format=suffix[1:], bbox_inches="tight", **options)
             paths.write_atomically(target.with_suffix(suffix), content.getvalue())

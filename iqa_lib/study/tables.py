@@ -44,14 +44,15 @@ def datasets(sets: dict[str, ImageSet]) -> pd.DataFrame:
 def agreement_of_raters(sets: dict[str, ImageSet], counts=(1, 2, 4, 9, 13, 20)) -> pd.DataFrame:
     """Test images of the sets with published votes: SRCC of the mean of k raters with the others' mean.
 
-    The last rows of a set: half the panel with the other half, two full panels, and a perfect model with the panel.
+    Up to half of the smallest panel. The last rows of a set: half the panel with the other half, two full panels, and a perfect model with the panel.
     """
     lines = []
     for name, images in sets.items():
-        if set(VOTES) <= set(images.table):
-            votes = images.table.loc[images.rows("test"), VOTES].to_numpy()
+        votes = _votes(images.table.iloc[images.rows("test")])
+        if votes is not None:
             panel, ceiling = int(np.median(votes.sum(axis=1))), metrics.label_noise_ceiling(votes)
-            found = [("raters", k, metrics.srcc_of_k_raters(votes, k)) for k in counts]
+            smallest = votes.sum(axis=1).min()
+            found = [("raters", k, metrics.srcc_of_k_raters(votes, k)) for k in counts if 2 * k <= smallest]
             found += [
                 ("raters", panel // 2, ceiling.split_half),
                 ("panel agreement", panel, ceiling.panel_agreement),
@@ -59,6 +60,13 @@ def agreement_of_raters(sets: dict[str, ImageSet], counts=(1, 2, 4, 9, 13, 20)) 
             ]
             lines += [{"dataset": name, "whose": whose, "raters": k, "SRCC": srcc} for whose, k, srcc in found]
     return pd.DataFrame(lines, columns=["dataset", "whose", "raters", "SRCC"]).round(4)
+
+
+def _votes(table: pd.DataFrame) -> np.ndarray | None:
+    """(images, levels) of those with two votes and more; None where no three of them have as many."""
+    votes = table[VOTES].to_numpy(float) if set(VOTES) <= set(table) else np.zeros((0, len(VOTES)))
+    votes = votes[votes.sum(axis=1) >= 2]
+    return votes if len(votes) >= 3 else None
 
 
 def epochs_beside_paper(run: Run) -> pd.DataFrame:
@@ -105,24 +113,27 @@ def result_on_test(run: Run, images: ImageSet, resamples: int) -> pd.DataFrame:
     test, rows = run.test, images.rows("test")
     measured = run.measure(resamples)
 
-    def interval(statistic: metrics.Statistic, predicted: ArrayLike, part: pd.DataFrame) -> metrics.Interval:
+    def srcc(predicted: ArrayLike, part: pd.DataFrame) -> metrics.Interval:
         groups = metrics.groups_of(part["reference"])
-        return metrics.bootstrap(statistic, predicted, part["score"], groups=groups, resamples=resamples)
+        return metrics.bootstrap(metrics.srcc, predicted, part["score"], groups=groups, resamples=resamples)
 
     lines = [("trained", name, *found) for name, found in measured.items()]
-    untrained = interval(lambda x, y: abs(metrics.srcc(x, y)), laplacian_variance(images, rows), test)
+    untrained = srcc(laplacian_variance(images, rows), test)
     lines.append(("variance of the Laplacian (no training)", "SRCC", *untrained))
-    if set(VOTES) <= set(test):
-        raters = [metrics.equivalent_raters(srcc, test[VOTES].to_numpy()) for srcc in measured["SRCC"]]
+    votes = _votes(test)
+    if votes is not None:
+        raters = [metrics.equivalent_raters(limit, votes) for limit in measured["SRCC"]]
         lines.insert(1, ("trained", "raters whose mean agrees as well", *raters))
     apart = ~crossing(images.table).to_numpy()[rows]
     if not apart.all():
         what = f"SRCC without the {(~apart).sum()} test images that have a near-copy in training"
-        lines.insert(1, ("trained", what, *interval(metrics.srcc, test.loc[apart, "prediction"], test[apart])))
+        lines.insert(1, ("trained", what, *srcc(test.loc[apart, "prediction"], test[apart])))
     if not any("logistic" in name for name in measured):
         lines.append(("trained", "after the logistic: validation determines no rising curve", *[np.nan] * 3))
     table = pd.DataFrame(lines, columns=["model", "metric", "value", "95 % low", "95 % high"])
-    return table.round(4).assign(**{"interval over": statistics.units_of(test)})
+    without = table["metric"].str.startswith("SRCC without")
+    over = np.where(without, statistics.units_of(test[apart]), statistics.units_of(test))
+    return table.round(4).assign(**{"interval over": over})
 
 
 def beside_cited(table: pd.DataFrame, pyiqas: dict[str, StoredRun], reasons: dict[str, str]) -> pd.DataFrame:

@@ -41,6 +41,7 @@ class Graphs:
         graph.replay()
         return [output.clone() for output in outputs]
 
+    @torch.inference_mode(False)  # in it the random generator's memory would be made such that no training may write it
     def record(self, works: dict[Hashable, tuple[Work, Sequence[Tensor]]], undo: Callable[[], None]) -> None:
         """Record each work on inputs of its shapes, the largest first, or give up with a line that says why.
 
@@ -79,6 +80,11 @@ def graphs_of(model: nn.Module, device: torch.device) -> Graphs:
     return _GRAPHS.setdefault(model, Graphs(device))
 
 
+def forget(model: nn.Module) -> None:
+    """Give back the memory of all that is recorded of a model, which no other can use."""
+    _GRAPHS.pop(model, None)
+
+
 def uncompiled(wanted: bool) -> AbstractContextManager:
     """Where wanted: code that `torch.compile` should compile runs as it is, as a batch of a rare shape had better."""
     return torch.compiler.set_stance("force_eager") if wanted else nullcontext()
@@ -94,27 +100,39 @@ def _warm_up(work: Callable[[], object]) -> None:
     """At last refuse to wait for the device: an error now leaves the device as it is, while recording it would not."""
     stream, before = _stream(), torch.cuda.get_sync_debug_mode()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            work()
-        try:
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                work()
             torch.cuda.set_sync_debug_mode("error")
             work()
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
-    torch.cuda.current_stream().wait_stream(stream)
+    finally:  # also of work that fails: the device may still be at what came before
+        torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 def _capture(work: Callable[[], Sequence[Tensor]], pool: tuple | None) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor]]:
-    graph = torch.cuda.CUDAGraph()
+    graph, pool = torch.cuda.CUDAGraph(), pool or torch.cuda.graph_pool_handle()
     # Other threads read batches meanwhile; the outer context also ends what a failed recording leaves open.
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
             with torch.cuda.graph(graph, pool=pool, stream=_stream(), capture_error_mode="thread_local"):
                 outputs = work()
         except Exception:
-            # It leaves the random generator as if recording went on, until another succeeds.
-            with suppress(Exception), torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
-                torch.zeros(1, device="cuda")
+            _end_failed(pool)
             raise
     return graph, outputs
+
+
+def _end_failed(pool: tuple) -> None:
+    """Most versions of torch leave the allocator and the random generator as if a failed recording went on."""
+    with suppress(Exception):  # of the others, that it does not
+        end = getattr(torch._C, "_cuda_endAllocateToPool", None) or torch._C._cuda_endAllocateCurrentStreamToPool
+        end(torch.cuda.current_device(), pool)
+    with suppress(Exception), torch.cuda.stream(_stream()):
+        another = torch.cuda.CUDAGraph()
+        another.capture_begin(capture_error_mode="thread_local")
+        try:
+            torch.zeros(1, device="cuda")
+        finally:
+            another.capture_end()  # it ends the generator's

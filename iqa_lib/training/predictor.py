@@ -50,7 +50,7 @@ class Predictor(NamedTuple):
         device = self.model.backbone.mean.device
         with machine.autocast(self.settings.precision, device):
             image = self.model.backbone.normalize(crops_BCKK.to(device, non_blocking=True))
-            return self.model.backbone(image.contiguous(memory_format=torch.channels_last))
+            return self.model.backbone(image.contiguous(memory_format=machine.memory_format(device)))
 
     def stages(self, crops_BCKK: Tensor) -> PooledStages:
         """What the head reads: float32, whatever the backbone's precision."""

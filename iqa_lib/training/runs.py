@@ -260,6 +260,8 @@ def environment(device: str, seconds: float, precision: str = "float32") -> dict
 
 def commit() -> str:
     """The checkout's commit, marked where files differ from it."""
+    if paths.INSTALLED:  # a repository around its environment is somebody else's
+        return "none (an installed package)"
     command = ["git", "-C", str(paths.CHECKOUT), "--no-optional-locks", "describe"]
     try:
         described = subprocess.run(

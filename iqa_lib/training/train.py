@@ -43,7 +43,7 @@ from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
 from iqa_lib.training.evaluate import evaluation_crops, predict
-from iqa_lib.training.graphs import WORTH_IT, graphs_of, uncompiled
+from iqa_lib.training.graphs import WORTH_IT, forget, graphs_of, uncompiled
 from iqa_lib.training.losses import combined
 from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, Run, claimed, compiled
@@ -194,7 +194,8 @@ class Loop:
         accelerator, rows = accelerator or Accelerator(), images.rows("train")
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1 and accelerator.is_main_process:
             print(f"{accelerator.num_processes} processes share this training: no CUDA graph.", file=sys.stderr)
-        model = build_model(settings).to(accelerator.device, memory_format=torch.channels_last)
+        device = accelerator.device
+        model = build_model(settings).to(device, memory_format=machine.memory_format(device))
         if settings.compile:
             compiled(model)
         if not settings.freeze_backbone and images.fits(accelerator.device):
@@ -430,8 +431,10 @@ def _finish(run: Run, loop: Loop, images: ImageSet, chooser: str, epochs: int, b
             f"Run it again: it starts from the beginning."
         )
     device = loop.accelerator.device
+    forget(loop.model)
+    loop.optimizer.zero_grad()  # gradients lie in the same memory
     # From the weights on disk, so that a run that was killed ends in the same bits as one that was not.
-    model = run.load_model().to(device, memory_format=torch.channels_last)
+    model = run.load_model().to(device, memory_format=machine.memory_format(device))
     parts = {s: _predict(run.settings, model, images, s, best_epoch) for s in dict.fromkeys((chooser, "test"))}
     curve = metrics.fit_logistic(parts["val"]["prediction"], parts["val"]["score"]) if "val" in parts else None
     parameters = sum(p.numel() for p in model.parameters())

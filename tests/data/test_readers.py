@@ -1,7 +1,9 @@
 """Readers: every published layout is read as its authors lay it out, scores point upwards, faults are named."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -430,7 +432,10 @@ FORMS = {  # as people have them; all mean PLAIN
     "UTF-8 with a mark": PLAIN.encode("utf-8-sig"),
     "UTF-16": PLAIN.encode("utf-16"),
     "UTF-16 without a mark": PLAIN.encode("utf-16-le"),
+    "UTF-32": PLAIN.encode("utf-32"),
+    "files with marks, joined": PLAIN.replace("café", "\ufeffcafé").encode("utf-8-sig"),
     "GBK": PLAIN.encode("gb18030"),
+    "names without endings": PLAIN.replace(".png", ""),
     "Macintosh line ends": PLAIN.replace("\n", "\r"),
     "Windows line ends": PLAIN.replace("\n", "\r\n"),
     "a comma too many in each row": "image,score\n" + ROWS.replace("\n", ",\n"),
@@ -463,6 +468,65 @@ def test_labels_are_read_as_people_have_them(own, tmp_path, form):
     assert table["image"].tolist() == NAMES and table["score"].tolist() == pytest.approx([0, 10, 20, 30])
 
 
+def test_a_name_without_ending_is_read_only_where_one_file_has_it(own, tmp_path, capsys):
+    assert load_table(own("image,score\nsub/d,10\na,20\n"))["image"].tolist() == ["sub/d.png", "a.png"]
+    assert "images with their endings, as in 'sub/d.png'" in capsys.readouterr().err
+    write_images(tmp_path, ["a.jpg"])
+    with pytest.raises(DataError, match="1 of 2 images are missing: 'a'"):
+        load_table(own("image,score\na,10\nb,20\n"))
+
+
+@pytest.mark.parametrize("words", [("Training", "VALID", "testing"), ("train", "Validation", "TEST")])
+@pytest.mark.parametrize("name", ["Split", "subset"])
+def test_splits_go_by_the_words_that_people_use(own, words, name):
+    rows = "".join(f"{image}.png,1,{word}\n" for image, word in zip("abc", words, strict=True))
+    assert load_table(own(f"image,score,{name}\n{rows}"))["split"].tolist() == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("where", [".", "photos"])
+@pytest.mark.parametrize("listed", ["utf-8", "latin-1", "printable", "json"])
+def test_files_whose_names_are_not_utf_8_are_found_as_any_list_spells_them(own, tmp_path, where, listed):
+    write_images(tmp_path / where, ["plain.png"])
+    odd = os.fsdecode("café.png".encode("latin-1"))
+    try:
+        os.rename(tmp_path / where / "plain.png", tmp_path / where / odd)
+    except OSError:
+        pytest.skip("this file system takes no names that are not UTF-8")
+    if listed == "json":
+        labels = own(json.dumps([{"image": odd, "score": 10}]), "labels.json")
+    else:
+        name = paths.printable(odd).encode() if listed == "printable" else "café.png".encode(listed)
+        labels = own(b"image,score\n" + name + b",10\n")
+    (path,) = load_table(labels)["path"]
+    assert paths.named(path).is_file()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".json", ".xlsx"])
+def test_a_label_file_may_have_any_name_and_its_faults_are_told(own, tmp_path, ending):
+    path = Path(own("", os.fsdecode(b"l\xe9" + ending.encode())))
+    for score in ("1", "bad"):
+        table = pd.DataFrame({"image": ["a.png", "b.png"], "score": ["2", score]})
+        if ending == ".csv":
+            path.write_text(table.to_csv(index=False))
+        elif ending == ".json":
+            path.write_text(table.to_json(orient="records"))
+        else:
+            with open(path, "wb") as file:
+                table.to_excel(file, index=False)
+        if score == "1":
+            assert (
+                load_table(str(path))["score"].tolist() == load_table(paths.printable(path))["score"].tolist() == [2, 1]
+            )
+    with pytest.raises(DataError, match=r"(line|row|entry) [23]: score 'bad' is not a number"):
+        load_table(str(path))
+
+
+@pytest.mark.parametrize("lone", [r"\ud800.png", r"\udce9.png"])
+def test_half_a_character_in_json_is_a_missing_image(own, lone):
+    with pytest.raises(DataError, match="1 of 2 images are missing"):
+        load_table(own(f'[{{"image": "{lone}", "score": 1}}, {{"image": "a.png", "score": 1}}]', "mine.json"))
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "mac_roman", "cp1250"])
 def test_the_files_themselves_tell_an_older_encoding(own, tmp_path, encoding):
     write_images(tmp_path / "photos", ["café.png"])
@@ -478,6 +542,8 @@ def test_a_sheet_of_excel_and_other_forms_of_json(own, tmp_path):
     assert load_table(own('[{"filename": "a.png", "MOS": 40}]', "mine.json"))["score"].tolist() == [40]
     with pytest.raises(DataError, match=r"mine\.xls is no label file .*Save it as 'CSV UTF-8'"):
         load_table(own(b"\xd0\xcf", "mine.xls"))
+    with pytest.raises(DataError, match=r"is not a readable Excel file.*save it as 'CSV UTF-8'"):
+        load_table(own("image,score\na.png,1\n", "mine.xlsx"))
 
 
 def test_lines_of_a_macintosh_may_be_many(own):
@@ -535,8 +601,9 @@ FAULTS = {
         "image,Note,n\na.png,1,2\n",
         "in 2 ways: its score may be 'Note', 'n'. Call one 'score'",
     ),
+    "images twice": ("image,image,score\na.png,b.png,2\n", "2 ways: its image may be column 1, column 2"),
     "two known names": ("image,mos,dmos\na.png,1,2\n", "its score may be 'mos', 'dmos'"),
-    "two columns score": ("image,score,score\na.png,1,2\n", "its score may be 'score', 'score'"),
+    "two columns score": ("image,score,score\na.png,1,2\n", "its score may be column 2, column 3"),
     "raters of unknown name": ("image,1,2,3\na.png,1,2,4\n", "may be '1', '2', '3'.*rater1, rater2"),
     "two columns of images": ("one,other,score\na.png,b.png,2\n", "its image may be 'one', 'other'.*'reference'"),
     "three numbers without a header": ("a.png,1,2,3\n", "which column is the score. Put a line 'image,score' on top"),
@@ -622,7 +689,7 @@ def test_a_column_named_twice_is_refused_by_its_name(tmp_path):
     with pytest.raises(DataError, match=r"scores\.xlsx: several columns are named 'score'"):
         load_table("spaq", data_folder=tmp_path)
     (own := tmp_path / "labels.csv").write_text("image,score ,score\na.png,1,2\n")
-    with pytest.raises(DataError, match=r"labels\.csv can be read in 2 ways: its score may be 'score', 'score'"):
+    with pytest.raises(DataError, match=r"labels\.csv can be read in 2 ways: its score may be column 2, column 3"):
         read_own(own)
 
 
@@ -664,3 +731,12 @@ def test_an_embedded_set_has_one_official_split(home):
     only = load_table("offline-wild-tiny", test_only=True)
     assert 0 < len(only) == (table["split"] == "test").sum()
     assert pd.api.types.is_float_dtype(table["severity"])
+
+
+def test_votes_of_ones_own_are_counted_and_shares_are_left_out_with_a_word(own):
+    counts = own("image,score,c1,c2,c3,c4,c5\na.png,70,0,0,1,3,\nb.png,20,4,0,0,0,0\n")
+    assert load_table(counts, validation=False)[VOTES].to_numpy().tolist() == [[0, 0, 1, 3, 0], [4, 0, 0, 0, 0]]
+    shares = load_table(
+        own("image,score,c1,c2,c3,c4,c5\na.png,70,0,0,0.25,0.75,0\nb.png,20,1,0,0,0,0\n"), validation=False
+    )
+    assert not set(VOTES) & set(shares) and "no counts of votes" in catalog.reading_of(shares)[0]

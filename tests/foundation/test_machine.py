@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from iqa_lib import machine
+from iqa_lib.data.images import load_images
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import load_profile
+from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
-from iqa_lib.training.train import train
+from iqa_lib.training.train import Loop, train
 
 PROCESSOR = torch.device("cpu")
 
@@ -23,6 +25,22 @@ def native(request, monkeypatch):
     """A machine whose hardware multiplies bf16, and one where torch emulates it."""
     monkeypatch.setattr(machine, "native_bf16", lambda on: request.param)
     return request.param
+
+
+# --- which device -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_weights_and_crops_lie_channels_last_but_on_apples_gpu(home, monkeypatch, kind):
+    of_device = machine.memory_format(torch.device(kind))
+    assert (of_device == torch.channels_last) == (kind != "mps")
+    monkeypatch.setattr(machine, "memory_format", lambda on: of_device)
+    settings, seen = load_profile("smoke"), []
+    model = Loop.start(settings, load_images(settings)).model
+    weight = next(p for p in model.parameters() if p.ndim == 4 and min(p.shape) > 1)
+    model.backbone.forward = seen.append
+    Predictor(settings, model).maps(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert all(x.is_contiguous(memory_format=of_device) for x in (weight, *seen)) and seen
 
 
 # --- which precision --------------------------------------------------------------------------------------
@@ -97,7 +115,7 @@ def test_auto_asks_the_processor_and_what_it_is_held_to(held):
 
 
 def test_an_impossible_precision_is_refused_by_its_key():
-    refused = r"demo\.yaml: precision: 'float16' is not allowed.*'auto'.*'float32'.*'bf16'"
+    refused = r"demo, as changed: precision: 'float16' is not allowed.*'auto'.*'float32'.*'bf16'"
     with pytest.raises(ProfileError, match=refused):
         load_profile("demo", precision="float16")
 

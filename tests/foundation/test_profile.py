@@ -1,6 +1,9 @@
 """A profile is checked before anything runs, and a fault names the file, the key and the remedy."""
 
+import re
+
 import pytest
+import yaml
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError
@@ -15,8 +18,8 @@ def test_every_shipped_profile_is_valid_and_named_after_its_file(path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"learning_rate": 1e-3}, "demo.yaml: unknown key 'learning_rate', did you mean 'learning_rate_head'"),
-        ({"learning_rate_head": -1.0}, "demo.yaml: learning_rate_head: -1.0 is not allowed.*greater than 0"),
+        ({"learning_rate": 1e-3}, "demo, as changed: unknown key 'learning_rate', did you mean 'learning_rate_head'"),
+        ({"learning_rate_head": -1.0}, "demo, as changed: learning_rate_head: -1.0 is not allowed.*greater than 0"),
         ({"epochs": "many"}, "epochs: 'many' is not allowed"),
         ({"loss": "l3"}, "loss: 'l3' is not allowed.*l1.*l2"),
     ],
@@ -71,6 +74,23 @@ def test_what_papermill_sets_counts_as_on_the_command_line(cells, written, key, 
     variables = {"profile": "demo", "n_images": 3, "seeds": None, "In": cells}
     exec(cells[-1], variables)
     assert getattr(Profile.from_notebook(variables), key) == means
+
+
+@pytest.mark.parametrize("key, value, said", [("seeds", 3, "[3]"), ("test_datasets", "spaq", "[spaq]")])
+def test_one_value_in_place_of_a_list_is_refused_with_the_list(key, value, said):
+    with pytest.raises(ProfileError, match=re.escape(f"{key}: {value!r} is not allowed, write a list: {said}")):
+        load_profile("demo", **{key: value})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../elsewhere", "-x"])
+def test_a_name_that_no_folder_should_have_is_refused_in_words_and_not_as_a_files_fault(tmp_path, name):
+    refused = "profile: .* is not allowed, a name has letters, digits"
+    with pytest.raises(ProfileError, match=f"^demo, as changed: {refused}"):
+        load_profile("demo", profile=name)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"profile": name, "dataset": "x", "backbone": "swin_test"}))
+    with pytest.raises(ProfileError, match=f"^{file}: {refused}"):
+        load_profile(str(file), epochs=3)
 
 
 def test_null_for_a_key_that_needs_a_value_is_refused(cells):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from iqa_lib import HyperIQA, SmartIQA, load_reference_checkpoint
 from iqa_lib.errors import CheckpointError, WeightsError
 from iqa_lib.models.backbones import PACKAGED_WEIGHTS, Backbone, DrawnDropPath, LeanAttention, LeanBlock
-from iqa_lib.models.hypernet import PooledStages, packed_size
+from iqa_lib.models.hypernet import HyperNetwork, PooledStages, packed_size
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = json.loads((GOLDEN / "golden.json").read_text())["results"]
@@ -190,6 +190,20 @@ def test_packed_stages_unpack_to_the_same_score():
         assert packed.shape == (2, packed_size(model.backbone.channels))
         again = PooledStages.unpack(packed, model.backbone.channels)
         torch.testing.assert_close(model.score_stages(again), model.score_stages(stages))
+
+
+def test_a_processor_trains_the_hyper_network_that_it_evaluates():
+    """In training it takes matrix products for convolutions: the same numbers and gradients."""
+    torch.manual_seed(0)
+    network, grid = HyperNetwork(24, (32, 16), dropout=0.0), torch.randn(3, 24, 7, 7)
+    made, gradients = [], []
+    for training in (True, False):
+        network.train(training).zero_grad()
+        made.append([t for layer in network(grid) for t in layer])
+        sum(t.square().mean() for t in made[-1]).backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+    for trained, evaluated in [*zip(*made, strict=True), *zip(*gradients, strict=True)]:
+        torch.testing.assert_close(trained, evaluated, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_that_cannot_be_had_end_in_three_ways_out(monkeypatch):

@@ -1,7 +1,9 @@
 """Any name the system gives, any place to write to, any thing that is passed: scored, or refused in words."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,10 +18,11 @@ from PIL import Image
 from skimage import data as photographs
 
 from iqa_lib import __main__, paths
-from iqa_lib.errors import DataError
+from iqa_lib.errors import CheckpointError, DataError, StorageError
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score
+from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
 
 NAMES = {
@@ -106,12 +109,87 @@ def test_who_reads_the_first_line_alone_is_no_error(oddly_named, folder):
     assert done.stdout == b"[" and b"Error" not in done.stderr
 
 
-# --- folders that may not be read, links to nothing ---
+@pytest.mark.parametrize("name", ["~1.jpg", "~no-such-user", "~no-such-user/x.jpg"])
+def test_what_only_looks_like_somebodys_home_is_a_name(tmp_path, picture, name, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        find_images([name])
+    Path(name).parent.mkdir(exist_ok=True)
+    picture.save(name, format="PNG")
+    assert find_images([name]) == [Path(name)]
+    for call in (["score", name, "--model", "~no-such-user/x.pkl"], ["finetune", "~no-such-user/x.csv"]):
+        assert __main__.main(call) == 2
+        assert "does not exist" in capsys.readouterr().err
 
 
-def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, folder, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["", "x" * 300, "a\0b.jpg", "x/" * 3000])
+def test_what_can_be_no_name_is_refused_in_words(name):
+    with pytest.raises(DataError, match="does not exist"):
+        find_images([name])
+
+
+def test_a_model_is_found_by_any_name_and_whatever_a_host_computes_in(folder, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/mod\xe8le")
+    shutil.copytree(folder, odd)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for name in (odd, os.fsencode(odd), paths.printable(odd)):
+            assert {p.dtype for p in load_scorer(name).model.parameters()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(before)
+    for thing in (3, torch.nn.Linear(1, 1), ["a"]):
+        with pytest.raises(CheckpointError, match="name or folder, not as"):
+            load_scorer(thing)
+
+
+@pytest.mark.parametrize("size", ["Infinity", "NaN", "[]", '"wide"', "null"])
+def test_a_saved_model_of_an_impossible_size_is_named(folder, tmp_path, size):
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"image_size": 0}).replace('"image_size": 0', f'"image_size": {size}')
+    )
+    with pytest.raises(CheckpointError, match=r"config\.json is not that of a saved model"):
+        load_scorer(tmp_path)
+
+
+# --- folders that may not be read, links to nothing, pipes ---
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_is_a_fault_of_the_list_and_nobody_waits_for_it(tmp_path, photo, scorer, kind):
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "b.jpg")
+    else:
+        (tmp_path / "b.jpg").symlink_to(os.devnull)
+    with pytest.warns(UserWarning, match="b.jpg is a pipe or device"):
+        assert score(tmp_path, scorer).notna().tolist() == [True, False]
+    with pytest.raises(DataError, match="is a pipe or device: save the picture"):
+        score(tmp_path / "b.jpg", scorer)
+
+
+def test_folders_that_are_linked_are_looked_into_once(tmp_path, picture):
+    inside, disk = tmp_path / "pics", tmp_path / "disk"
+    for place in (inside / "own", disk):
+        place.mkdir(parents=True)
+        picture.save(place / "a.png")
+    for number, target in enumerate([disk, disk, ".", "own", inside]):
+        (inside / f"link{number}").symlink_to(target)
+    found = find_images([inside])
+    assert {os.path.realpath(file) for file in found} == {str(disk / "a.png"), str(inside / "own/a.png")}
+    assert len(found) == 2
+
+
+def test_a_pattern_names_the_folders_on_its_way_that_may_not_be_read(tmp_path, photo, closed):
+    assert find_images([tmp_path / "**/*.png"]) == [photo, closed]
+    assert find_images([tmp_path / "*" / "*.png", photo]) == [closed, photo]
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A folder that may not be read, also by a superuser."""
     (tmp_path / "closed").mkdir()
-    scandir = os.scandir
+    scandir, access = os.scandir, os.access
 
     def refuses(place="."):
         if Path(place).name == "closed":
@@ -119,6 +197,11 @@ def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, f
         return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuses)
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "closed" and access(place, mode))
+    return tmp_path / "closed"
+
+
+def test_a_folder_that_may_not_be_read_is_a_fault_of_the_list(tmp_path, photo, folder, closed, capsys):
     assert __main__.main(["score", str(tmp_path), "--model", str(folder)]) == 1
     assert "closed may not be read" in capsys.readouterr().err
 
@@ -169,6 +252,77 @@ def test_what_cannot_be_a_target_is_refused_before_the_work(photo, folder, tmp_p
         assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("itself", "a link to itself"),
+        ("x" * 251, "too long a name"),
+        ("x" * 300 + "/s.csv", "too long a name"),
+        ("file/s.csv", "is no folder"),
+        ("a.png", "over a photograph"),
+        ("closed.csv", "is closed to you"),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_refused_with_the_reason(
+    photo, folder, tmp_path, monkeypatch, capsys, target, said
+):
+    monkeypatch.setattr("iqa_lib.scoring.score.load_scorer", lambda model: pytest.fail("it began to work"))
+    (tmp_path / "itself").symlink_to("itself")
+    for name in ("file", "closed.csv"):
+        (tmp_path / name).write_text("")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "closed.csv" and access(place, mode))
+    assert __main__.main(["score", str(photo), "--csv", str(tmp_path / target)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_table_and_json_do_not_share_standard_output(photo, capsys):
+    assert __main__.main(["score", str(photo), "--csv", "-", "--json"]) == 2
+    assert "both want standard output" in capsys.readouterr().err
+
+
+def test_a_closed_standard_output_is_no_error(photo, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert __main__.main(["score", str(photo), "--model", str(folder), "--csv", str(tmp_path / "s.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 1
+
+
+def test_a_file_that_is_replaced_keeps_who_may_read_it_whatever_its_name(tmp_path):
+    file = tmp_path / ("é" * 120)  # 240 bytes
+    file.write_text("before")
+    file.chmod(0o640)
+    paths.write_atomically(file, "after")
+    assert (file.read_text(), file.stat().st_mode & 0o777, len(list(tmp_path.iterdir()))) == ("after", 0o640, 1)
+
+
+def test_a_reader_who_has_enough_is_no_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: open(tmp_path / "pipe", "rb").close())
+    reader.start()
+    paths.write_atomically(tmp_path / "pipe", bytes(1_000_000))
+    reader.join(30)
+
+
+def test_a_full_disk_names_a_way_out_that_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "HOME", tmp_path / "home")
+    full = OSError(28, "No space left on device")
+    assert "set IQA_HOME" in str(paths.storage_error(full, tmp_path / "home" / "runs"))
+    elsewhere = str(paths.storage_error(full, tmp_path))
+    assert "name another place" in elsewhere and "IQA_HOME" not in elsewhere
+    if os.path.exists("/dev/full"):
+        with pytest.raises(StorageError, match=r"^/dev/full cannot be written: No space"):
+            paths.write_atomically(Path("/dev/full"), "x")
+
+
+def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys):
+    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
+    assert "2 images, scored by m\nbelow 0 or above 100" in capsys.readouterr().out
+    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": [], "score": []}))
+    assert capsys.readouterr().out == "0 images, scored by m\n"
+    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["x" * 300], "score": [0.0]}))
+    assert "1 image, scored" in (said := capsys.readouterr().out) and "x" * 300 in said
+
+
 def test_an_export_into_a_folder_is_refused_in_words(tmp_path, capsys):
     assert __main__.main(["export", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
@@ -214,10 +368,37 @@ def test_a_tensor_has_the_score_of_its_picture(picture, scorer):
     assert score([], scorer).empty
 
 
-@pytest.mark.parametrize("thing", [None, 3, b"photo.jpg", {1: 2}, [None], [b"\xff\xd8"], object(), [["a.png"]]])
+@pytest.mark.parametrize(
+    "thing",
+    [
+        *(None, 3, b"photo.jpg", {1: 2}, [None], [b"\xff\xd8"], object(), [["a.png"]]),
+        *(bytearray(3), memoryview(b"x"), io.BytesIO(b"x"), pd.DataFrame({"image": ["a.png"]})),
+    ],
+)
 def test_what_is_no_image_is_refused_by_its_type(thing, scorer):
     with pytest.raises(DataError, match="is of type"):
         score(thing, scorer)
+
+
+@pytest.mark.parametrize("thing", [np.zeros(5, np.uint8), np.zeros((4, 4)), np.zeros((0, 0, 3), np.uint8), np.array(3)])
+def test_arrays_that_are_no_picture_are_refused(thing, scorer):
+    with pytest.raises(DataError, match="have no score"):
+        score(thing, scorer)
+
+
+SHAPES = [(64, 64, 3), (1, 64, 64), (64, 64), (1, 1, 3, 64, 64), (3, 0, 64), (2, 3, 64, 0)]
+
+
+@pytest.mark.parametrize("thing", [torch.rand(s) for s in SHAPES] + [torch.rand(3, 8, 8).to_sparse()], ids=str)
+def test_tensors_that_are_no_picture_are_refused(thing, scorer):
+    for call in (lambda: score(thing, scorer), lambda: Metric(scorer)(thing)):
+        with pytest.raises(DataError, match=r"\(N, 3, H, W\) and floating point.*channels come last"):
+            call()
+
+
+def test_a_batch_of_none_has_no_scores(scorer):
+    for gradient in (False, True):
+        assert Metric(scorer)(torch.rand(0, 3, 64, 64, requires_grad=gradient)).shape == (0,)
 
 
 def test_names_in_an_array_or_a_series_and_paths_of_any_kind(photo, scorer):
@@ -301,6 +482,9 @@ def test_a_tuned_models_name_means_its_newest_finished_run(home, scorer, capsys)
     assert load_scorer("mine").name == newest
     assert f"'mine' means {newest}, its newest; older ones: {first}." in capsys.readouterr().err
     assert load_scorer(first).name == first
+
+    shutil.copytree(settings.folder, paths.RUNS / "another")
+    assert load_scorer(first).name == first  # of the same settings and data, so the same model
 
 
 def test_an_interrupted_tuning_with_other_settings_leaves_the_name_to_the_finished_model(home, scorer):

@@ -18,7 +18,7 @@ from iqa_lib.models.hypernet import QualityHead
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.study import attention, maps, statistics
-from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT
+from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, UNTOLD
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.train import build_model, train
 
@@ -187,6 +187,16 @@ def test_weights_that_replace_the_learned_ones(home, smoke):
     pd.testing.assert_frame_equal(again, attention.score_with_other_weights(*smoke, images, rows))
 
 
+def test_every_seed_has_an_untrained_attention_of_its_own(home, smoke):
+    settings, model = smoke
+    images = load_images(settings)
+    labels = images.table.iloc[images.rows("test")].reset_index()
+    one, other = (
+        attention.untrained_control(settings.model_copy(update={"seed": s}), model, images, labels) for s in (0, 1)
+    )
+    assert not np.allclose(one["alpha1"], other["alpha1"])
+
+
 def test_what_a_replacement_costs_is_judged_within_each_model():
     """Two models far apart in skill that lose alike: the loss is seen, though the models differ by more."""
     rng = np.random.default_rng(0)
@@ -223,8 +233,10 @@ def test_verdicts_on_weights_that_are_as_the_paper_says_and_the_reverse():
         noise = rng.normal(0, 20, 200)
         scores = pd.DataFrame({"as learned": score + noise / 2, "mean of all": score + noise})
         scores["shuffled"] = score + 2 * noise
-        verdicts = attention.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
+        verdicts = attention.attention_verdicts([test] * 3, [untrained] * 3, [scores] * 3, None, 500)["verdict"]
         assert list(verdicts) == [expected, expected, DIRECTION, DIRECTION]
+        one_run = attention.attention_verdicts([test], [untrained], [scores], None, 500)["verdict"]
+        assert set(one_run) == {UNTOLD}
 
 
 def test_stage_statistics_are_those_of_the_maps(home, smoke):
@@ -275,14 +287,14 @@ def quarters(image):
 @pytest.mark.slow
 @pytest.mark.parametrize("look", [maps.quality_map, maps.occlusion], ids=["quality map", "occlusion"])
 def test_the_worst_quarter_of_a_map_is_the_one_with_the_fault(trained, look, record_property):
-    """In at least 40 of 50 images; a map that knows nothing finds 12 or 13."""
+    """In at least 20 of 25 images; a map that knows nothing finds 6 or 7."""
     found = 0
-    for number in range(50):
+    for number in range(25):
         image, quarter = faulty_in_one_quarter(number)
         seen = look(*trained, image)
         found += quarter == np.argmin([seen[part].mean() for part in quarters(image)])
-    record_property("images found of 50", int(found))
-    assert found >= 40, f"{found} of 50"
+    record_property("images found of 25", int(found))
+    assert found >= 20, f"{found} of 25"
 
 
 def test_the_quality_map_serves_a_backbone_of_fixed_size_as_well(smoke):

@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iqa_lib import machine
+from iqa_lib import machine, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import grid
 from iqa_lib.data.images import ImageSet, load_images
@@ -41,6 +41,12 @@ from iqa_lib.training.train import (
 )
 
 FROZEN = {"freeze_backbone": True}
+
+
+def test_an_installed_package_does_not_take_the_repository_around_it_for_its_own(monkeypatch):
+    assert "installed" not in runs.commit()
+    monkeypatch.setattr(paths, "INSTALLED", True)
+    assert runs.commit() == "none (an installed package)"
 
 
 @pytest.mark.parametrize("options", [{}, FROZEN, {"method": "hyper_iqa"}, {"use_attention": False}], ids=str)

@@ -90,7 +90,7 @@ def test_a_home_that_is_not_there_yet_is_fine_and_one_that_cannot_be_is_named(tm
     (tmp_path / "new").write_text("")
     monkeypatch.setattr(doctor, "CHECKS", [doctor._folder])
     ((_, found, advice),) = doctor.examine()
-    assert found == advice and "new" in advice
+    assert found == advice and "new" in advice and "Set IQA_HOME" in advice
 
 
 @pytest.mark.parametrize(("python", "wrong"), [("python", False), (sys.executable, False), ("/other/python3", True)])
@@ -118,8 +118,10 @@ def test_a_check_that_breaks_spares_the_others(monkeypatch):
 
 def test_the_wheel_lists_every_package_and_conda_what_pip_installs():
     settings = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text())
-    packages = {".".join(f.parent.relative_to(paths.CHECKOUT).parts) for f in paths.CHECKOUT.glob("iqa_lib/**/*.py")}
-    assert {*settings["tool"]["setuptools"]["packages"]} == packages | {"iqa_lib.notebooks"}
+    files = [f for f in paths.CHECKOUT.glob("iqa_lib/**/*") if f.is_file() and f.suffix != ".pyc"]
+    packages = {".".join(f.parent.relative_to(paths.CHECKOUT).parts) for f in files}
+    notebooks = {"iqa_lib.notebooks", "iqa_lib.notebooks.profiles"}
+    assert {*settings["tool"]["setuptools"]["packages"]} == packages | notebooks
     conda = yaml.safe_load((paths.CHECKOUT / "environment.yml").read_text())["dependencies"]
     assert conda[-1] == {"pip": ["-e .[dev]"]}
     assert f"python{settings['project']['requires-python']}" in conda

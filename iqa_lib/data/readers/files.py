@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from iqa_lib.errors import DataError
+from iqa_lib.paths import printable
 
+OLDER_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "big5", "euc_kr", "cp1251", "cp1250", "mac_roman", "utf-8")
 IMAGE_FOLDERS = ("1024x768", "512x384", "images", "testimage")  # likely ones, the larger images first
 
 
@@ -72,11 +75,18 @@ class Listing:
 
 
 def _names_in(directory: Path) -> dict[str, list[str]]:
-    """The names of its entries, by what they have in common where they differ in case only."""
+    """The names of its entries, by what they have in common where they differ in case only or are not UTF-8."""
     names = defaultdict(list)
-    for entry in directory.iterdir() if directory.is_dir() else ():
-        names[_fold(entry.name)].append(entry.name)
+    for entry in os.listdir(directory) if directory.is_dir() else ():
+        spelt = [printable(entry), *(in_older_encoding(entry, encoding) for encoding in OLDER_ENCODINGS)]
+        for common in {_fold(name) for name in ([entry] if entry.isascii() else spelt)}:
+            names[common].append(entry)
     return names
+
+
+def in_older_encoding(name: str, encoding: str) -> str:
+    """A name that is not UTF-8 as systems of that encoding spell it; others as they are."""
+    return name if printable(name) == name else os.fsencode(name).decode(encoding, "replace")
 
 
 def _fold(name: str) -> str:
@@ -99,7 +109,7 @@ def place(names: Sequence[str], folder: Path, first: Sequence[str] = ()) -> list
     Leading folders that every name shares may be left out, and one subfolder of ``folder`` put in front; the same
     change holds for every name, so two images of one name are never confused. ``first``: subfolders to prefer.
     """
-    names = [name.replace("\\", "/").removeprefix("./") for name in names]
+    names = [re.sub(r"\\(?!ud[89a-f])", "/", name).removeprefix("./") for name in names]  # not those of `printable`
     listing = Listing(folder)
     trial = [name for name in names[:: max(1, len(names) // 20)] if name and ".." not in name]
     prefer = [*map(_fold, first), *IMAGE_FOLDERS]

@@ -11,12 +11,13 @@ import pandas as pd
 from iqa_lib.data.readers.files import Layout, Listing, place
 from iqa_lib.data.readers.tables import columns_of, entries, is_image, numbers, read_text
 from iqa_lib.errors import DataError
+from iqa_lib.paths import printable
 
 
 def read_json_list(path: Path) -> pd.DataFrame:
     """A list of objects, such as ``{"image": …, "score": …}`` of HyperIQA's and SMART-IQA's code; or image: score."""
     try:
-        rows = json.loads(read_text(path))
+        rows = json.loads(read_text(path), object_pairs_hook=_printable)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not readable as JSON: {error.msg}.") from error
     except (RecursionError, ValueError) as error:  # a thousand brackets, a number of a thousand digits
@@ -27,6 +28,11 @@ def read_json_list(path: Path) -> pd.DataFrame:
         raise DataError(f'{path}: expected a list of objects like {{"image": "a.jpg", "score": 50}}.')
     table = pd.DataFrame(rows, index=entries(path.name, rows), dtype=object)
     return table.where(table.notna(), "")
+
+
+def _printable(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Python writes names that are not UTF-8 as halves of characters, which no other text may have."""
+    return {printable(key): printable(value) if isinstance(value, str) else value for key, value in pairs}
 
 
 def json_layout(

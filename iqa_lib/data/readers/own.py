@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from iqa_lib.data.readers.files import place
+from iqa_lib.data.readers.files import place, subfolders
 from iqa_lib.data.readers.json_lists import read_json_list
 from iqa_lib.data.readers.tables import (
     NUMBER,
@@ -16,6 +17,7 @@ from iqa_lib.data.readers.tables import (
     decoded,
     headed,
     is_image,
+    numbers,
     read_cells,
     read_sheets,
     separator_of,
@@ -39,7 +41,8 @@ ALIASES = {
 }
 KNOWN = {name: ours for ours, names in ALIASES.items() for name in names.split()}
 ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')})\d+")
-SPLIT_WORDS = {"train", "training", "val", "validation", "test"}
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_WORDS |= {"test": "test", "testing": "test"}
 OWN_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".txt")
 LOOKED_AT = 200  # rows, to see what a column holds
 
@@ -64,9 +67,23 @@ def read_own(path: Path) -> pd.DataFrame:
         else:
             table = headed(cells, path, header)
     table = _named(table, path, remarks)
-    table = table.assign(image=place(table["image"].tolist(), path.parent) or table["image"])
+    names = table["image"].tolist()
+    if not any(map(is_image, names)) and (named := _with_endings(names, path.parent)) != names:
+        names = named
+        remarks.append(f"images with their endings, as in '{names[0]}'")
+    table = table.assign(image=place(names, path.parent) or names)
     table.attrs["reading"] = remarks
     return table
+
+
+def _with_endings(names: list[str], folder: Path) -> list[str]:
+    """Names that lack the endings of their files, with these; but for one that several files have."""
+    files = defaultdict(set)
+    for file in (file for inside in (folder, *subfolders(folder, 2)) for file in inside.glob("*.*")):
+        if is_image(file.name):
+            files[file.stem].add(file.suffix)
+    endings = (files.get(name.replace("\\", "/").rpartition("/")[2], ()) for name in names)
+    return [name + next(iter(found)) if len(found) == 1 else name for name, found in zip(names, endings, strict=True)]
 
 
 def _cells_of_text(path: Path, remarks: list[str]) -> pd.DataFrame:
@@ -107,7 +124,11 @@ def _plain(name: str) -> str:
 def _content(column: pd.Series) -> str:
     """What most of its cells are."""
     seen = column[column != ""].head(LOOKED_AT)
-    for kind, test in {"image": is_image, "number": NUMBER.fullmatch, "split": SPLIT_WORDS.__contains__}.items():
+    for kind, test in {
+        "image": is_image,
+        "number": NUMBER.fullmatch,
+        "split": lambda word: word.casefold() in SPLIT_WORDS,
+    }.items():
         if sum(map(bool, map(test, seen))) * 2 > len(seen):
             return kind
     return "text"
@@ -127,11 +148,15 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
         return [c for c in columns if holds[c] == kind]
 
     def shown(columns: Iterable[int]) -> str:
-        return ", ".join(f"'{names[c]}'" if names[c] else f"column {c + 1}" for c in columns)
+        return ", ".join(
+            f"'{names[c]}'" if names.count(names[c]) == 1 and names[c] else f"column {c + 1}" for c in columns
+        )
 
     chosen = {ours: called(ours)[:1] for ours in ALIASES}
     chosen["split"] = chosen["split"] or holding("split", unknown)[:1]
-    images = holding("image", called("image"))[:1] or holding("image", unknown) or chosen["image"]
+    images = holding("image", called("image"))
+    images = [c for c in images if plain[c] == plain[images[0]]] or holding("image", unknown) or chosen["image"]
+    images = [c for c in images if c == images[0] or not table.iloc[:, c].equals(table.iloc[:, images[0]])]
     scores = [c for c in called("score") if plain[c] == "score"] or called("score")
     scores = (holding("number", scores) or scores) if scores else holding("number", unknown)
     scores = [c for c in scores if c == scores[0] or not table.iloc[:, c].equals(table.iloc[:, scores[0]])]
@@ -167,8 +192,16 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
     named = pd.DataFrame(first | {names[c]: table.iloc[:, c] for c in rest})
     if len(chosen["score"]) > 1:
         named = _row_per_rating(named, {names[c]: table.iloc[:, c] for c in raters})
+    if "split" in named:
+        named["split"] = named["split"].map(lambda word: SPLIT_WORDS.get(word.casefold(), word))
     for column in named.columns.intersection(["score", "std"]):
         named[column] = _with_points(named[column], path, remarks)
+    if set(VOTES) <= set(named):
+        counts = named[VOTES].apply(numbers)
+        if not (counts.fillna(0) % 1 == 0).all(axis=None):
+            remarks.append("without c1 to c5, which are no counts of votes")
+            return named.drop(columns=VOTES)
+        named[VOTES] = counts.fillna(0)
     return named
 
 

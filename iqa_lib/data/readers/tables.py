@@ -23,13 +23,13 @@ import scipy.io
 from joblib.externals import loky
 from PIL import Image
 
-from iqa_lib.data.readers.files import subfolders
+from iqa_lib.data.readers.files import OLDER_ENCODINGS, in_older_encoding, subfolders
 from iqa_lib.errors import DataError
+from iqa_lib.paths import printable
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
 LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
-OLDER_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "big5", "euc_kr", "cp1251", "cp1250", "mac_roman", "utf-8")
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "bars": "|", "white space": None}  # None: of any kind
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -44,7 +44,8 @@ def decoded(path: Path) -> tuple[str, str]:
     content = path.read_bytes()
     encoding = _encoding(content, path.parent)
     try:
-        return re.sub("\r\n?", "\n", content.decode(encoding)), encoding
+        text = content.decode(encoding).replace("\ufeff", "")  # also of files that were joined
+        return re.sub("\r\n?", "\n", text), encoding
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
@@ -53,6 +54,8 @@ def decoded(path: Path) -> tuple[str, str]:
 
 
 def _encoding(content: bytes, folder: Path) -> str:
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if 0 in content[:2]:  # UTF-16 without a mark: of ASCII every second byte is 0
@@ -61,10 +64,15 @@ def _encoding(content: bytes, folder: Path) -> str:
         content.decode("utf-8-sig")
         return "utf-8-sig"
     # Too short for statistics to guess well; but what a label file spells are names of files, and these are here.
-    found = (_composed(file.name) for place in (folder, *subfolders(folder, 2)) for file in place.glob("*"))
+    found = (file.name for place in (folder, *subfolders(folder, 2)) for file in place.glob("*"))
     names = list(itertools.islice((name for name in found if not name.isascii()), 20))
     texts = {encoding: _composed(content.decode(encoding, "replace")) for encoding in OLDER_ENCODINGS}
-    return max(texts, key=lambda encoding: sum(name in texts[encoding] for name in names))  # the first of equals
+
+    def spelt(encoding: str) -> tuple[int, bool]:
+        read = sum(_composed(in_older_encoding(name, encoding)) in texts[encoding] for name in names)
+        return read, read > 0 and "\ufffd" not in texts[encoding]
+
+    return max(texts, key=spelt)  # the first of equals
 
 
 def _composed(text: str) -> str:
@@ -116,7 +124,7 @@ def read_cells(path: Path, text: str, separator: str) -> pd.DataFrame:
 
 def trimmed(cells: pd.DataFrame, where: str) -> pd.DataFrame:
     cells = cells.where(cells.notna(), "").astype(str).apply(lambda column: column.str.strip())
-    cells.index = [f"{where}{number}" for number in range(1, len(cells) + 1)]
+    cells.index = [f"{printable(where)}{number}" for number in range(1, len(cells) + 1)]
     return cells[(cells != "").any(axis=1)]
 
 
@@ -198,7 +206,9 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes openpyxl and scipy raise anything
-        raise DataError(f"{path} is not a readable {kind} file: {error}. Unpack or load it again.") from error
+        raise DataError(
+            f"{path} is not a readable {kind} file: {error}. Unpack or load it again; if it is yours, save it as 'CSV UTF-8'."
+        ) from error
 
 
 def apart(read: Callable, path: str) -> object:
@@ -278,7 +288,7 @@ def whole(cell: object) -> str:
 
 
 def entries(file: str, values: Sequence) -> list[str]:
-    return [f"{file}, entry {i}" for i in range(1, len(values) + 1)]
+    return [f"{printable(file)}, entry {i}" for i in range(1, len(values) + 1)]
 
 
 def require_equal_lengths(folder: Path, **lists: Sequence) -> None:
