@@ -5,11 +5,10 @@ Everything slow (papermill, torch, pandas) is imported by the verb that needs it
 
 import argparse
 import os
-import re
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError, WorkbookError
+from iqa_lib.progress import in_a_line, print_table, shown
 
 PARSER = argparse.ArgumentParser(prog="python -m iqa_lib", description="The SMART-IQA workbook.")
 VERBS = PARSER.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE, which Windows lacks
     except WorkbookError as error:
-        print(f"error: {_shown(str(error))}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in paths.FULL | paths.FORBIDDEN:
@@ -108,29 +108,12 @@ def _here(name: str) -> str:
     return paths.printable(os.path.abspath(path) if name not in CATALOG and os.path.exists(path) else name)
 
 
-def _print_table(rows: Iterable[tuple[str, ...]], *columns: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(_shown, row))
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000  # a file or pipe gets names in one piece
-    console.print(table)
-
-
-def _shown(text: str) -> str:
-    """Without what would command a terminal."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
 MODEL = option(
     "--model",
     help="a run (name or folder), a profile with one run, a folder of save_pretrained, or a checkpoint of the "
     "reference code; by default the model that comes with the package",
 )
+SCORES = option("table", metavar="SCORES.csv|.json", help="that `score` wrote")
 LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
@@ -138,13 +121,16 @@ LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
     "score photographs: 0-100, higher is better; a few points beyond where worse or better than all that it learnt",
     option("images", nargs="+", metavar="PHOTO|FOLDER|PATTERN"),
     MODEL,
-    option("--csv", metavar="FILE", help="write image, score and fault of each; - for standard output"),
+    option(
+        "--csv", metavar="FILE", help="write image, score, interval, fault and what made them; - for standard output"
+    ),
     option("--json", action="store_true", help="print JSON instead of a table"),
     option("--map", metavar="FOLDER", help="write each photograph's local quality as PNG"),
 )
 def score(options: Namespace) -> int:
     import json
 
+    from iqa_lib.scoring import found
     from iqa_lib.scoring import score as scoring
 
     csv = Path(options.csv) if options.csv is not None else None
@@ -153,7 +139,7 @@ def score(options: Namespace) -> int:
         raise WorkbookError("--csv and --json both want standard output: name a file for --csv.")
     if csv:
         paths.require_target(csv)
-        if csv.suffix.lower() in [*scoring.PHOTOGRAPHS, *scoring.RAW]:
+        if csv.suffix.lower() in [*found.PHOTOGRAPHS, *found.RAW]:
             raise WorkbookError(f"--csv would write over a photograph, '{csv}': name the table first.")
     if options.map is not None:
         paths.require_target(Path(options.map), folder=True)
@@ -162,7 +148,7 @@ def score(options: Namespace) -> int:
     if csv and not to_stdout and not paths.is_stream(csv):
         table = scoring.score_into(scorer, files, csv)
     else:
-        table = scoring.score_all(scorer, files, len(files)).round(4)
+        table = scoring.score_all(scorer, files, len(files)).round(4).assign(scored_by=scoring.passport(scorer))
         if csv:
             paths.write_atomically(csv, paths.to_csv(table))
     if options.map is not None:
@@ -174,29 +160,45 @@ def score(options: Namespace) -> int:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         print(json.dumps(rows, indent=1, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
     elif not to_stdout:
-        _print_scores(scorer.name, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
-    for row in faults.itertuples():
-        print(f"no score: {_in_a_line(row.image)} {row.fault}", file=sys.stderr)
+        _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
+    told = [f"no score: {in_a_line(row.image)} {row.fault}" for row in faults.itertuples()]
+    sys.stderr.writelines(f"{line}\n" for line in told + scoring.marked_in(table, scorer))
     return int(bool(len(faults)))
 
 
-def _in_a_line(name: str) -> str:
-    return _shown(name).replace("\n", r"\x0a")
-
-
-def _print_scores(model: str, best_first: Any) -> None:
+def _print_scores(scorer: Any, best_first: Any) -> None:
     from rich.markup import escape
     from rich.table import Column
 
-    rows = [(f"{row.score:.1f}", escape(_in_a_line(row.image))) for row in best_first.itertuples()]
-    counted = f"{len(rows):,} image{'' if len(rows) == 1 else 's'}, scored by {model}"
+    from iqa_lib.scoring.score import in_words
+
+    table, notes = in_words(scorer, best_first)
+    rows = [(*row[:-1], escape(in_a_line(row[-1]))) for row in table.itertuples(index=False)]
     if (left_out := len(rows) - LONGEST_TABLE) > 0:
-        rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [("…", f"{left_out:,} more; --csv FILE lists all")]
+        gap = ["…", *[""] * (len(table.columns) - 2), f"{left_out:,} more; --csv FILE lists all"]
+        rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [gap]
     if rows:
-        _print_table(rows, Column("score", justify="right"), Column("image", overflow="fold"))
-    print(counted)
-    if not best_first["score"].between(0, 100).all():
-        print("below 0 or above 100: worse or better than all that it learnt from")
+        print_table(
+            rows, *(Column(head, justify="right") for head in table.columns[:-1]), Column("image", overflow="fold")
+        )
+    print(*notes, sep="\n")
+
+
+@verb("score a sample of a table of scores again: the same, or what differs (exit code 1)", SCORES, MODEL)
+def verify(options: Namespace) -> int:
+    from iqa_lib.scoring import verify
+
+    same, report = verify.verify(Path(options.table), options.model)
+    print(shown(report))
+    return int(not same)
+
+
+@verb("for a table of scores, the sentence for a paper and BibTeX of model, data and method", SCORES)
+def cite(options: Namespace) -> int:
+    from iqa_lib.scoring import verify
+
+    print(shown(verify.cite(Path(options.table))))
+    return 0
 
 
 TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no other run
@@ -213,6 +215,7 @@ def finetune(options: Namespace) -> int:
     import yaml
 
     from iqa_lib.data import catalog
+    from iqa_lib.scoring.certainty import calibrate_run
     from iqa_lib.workbook.runner import run_workbook
 
     labels = _here(options.labels)
@@ -222,7 +225,7 @@ def finetune(options: Namespace) -> int:
     paths.write_atomically(file, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     failed = run_workbook(str(file), only=TUNING)
     if not failed:
-        print(f"python -m iqa_lib score PHOTO --model {options.name}")
+        print(calibrate_run(settings), f"python -m iqa_lib score PHOTO --model {options.name}", sep="\n")
     return failed
 
 
@@ -314,7 +317,7 @@ def doctor(options: Namespace) -> int:
     from iqa_lib.workbook.doctor import examine
 
     found = examine()
-    _print_table(((part, text) for part, text, _ in found), "part", "found")
+    print_table(((part, text) for part, text, _ in found), "part", "found")
     advice = [f"{part}: {wrong}" for part, _, wrong in found if wrong]
     print(*advice, sep="\n") if advice else print("nothing is wrong")
     return int(bool(advice))
@@ -333,7 +336,7 @@ def data_list(options: Namespace) -> int:
     from iqa_lib.data.check import overview
 
     known = overview(settings.data_folder)
-    _print_table(known.itertuples(index=False), *known.columns)
+    print_table(known.itertuples(index=False), *known.columns)
     return 0
 
 
@@ -347,11 +350,11 @@ def data_check(options: Namespace) -> int:
     from iqa_lib.data.check import check
 
     report = check(_here(options.name), settings)
-    print(_shown(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}"))
+    print(shown(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}"))
     for number, fault in enumerate(report.faults, 1):
-        print(_shown(f"fault {number}: {fault}"))
+        print(shown(f"fault {number}: {fault}"))
     for note in report.notes:
-        print(_shown(f"note: {note}"))
+        print(shown(f"note: {note}"))
     print(f"{len(report.faults) or 'no'} fault{'' if len(report.faults) == 1 else 's'}")
     return int(bool(report.faults))
 

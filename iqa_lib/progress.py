@@ -1,11 +1,13 @@
-"""One progress bar everywhere: at the terminal, in JupyterLab, and as a line of the runner in batch."""
+"""What a terminal shows: one progress bar everywhere (also in JupyterLab and for the runner), tables, lines."""
 
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -48,3 +50,28 @@ class Progress(tqdm):
         with contextlib.suppress(OSError):  # the work goes on where the state cannot be written
             temporary.write_text(json.dumps(state))
             temporary.replace(path)
+
+
+# --- tables and lines of the command line ---
+
+
+def print_table(rows: Iterable[tuple[str, ...]], *columns: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(shown, row))
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000  # a file or pipe gets names in one piece
+    console.print(table)
+
+
+def shown(text: str) -> str:
+    """Without what would command a terminal."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def in_a_line(name: str) -> str:
+    return shown(name).replace("\n", r"\x0a")

@@ -14,8 +14,15 @@ import pytest
 from iqa_lib import __main__, paths
 
 PAGES = ["README.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
-MEASURED = re.compile(r"(?<![\w.])[+−-]?0\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|GB|s|seconds|crops)\b|\b\d+(?:\.\d+)?%")
-NOT_OURS = re.compile(r"\bpaper(?:'s)?\b|\bpublished\b|\breference code\b|\bunless a profile says\b", re.I)
+MEASURED = re.compile(
+    r"(?<![\w.])[+−-]?0?\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|minutes|GB|s|seconds|crops)\b"
+    r"|(?<![/.\d])(?!95|80 % power)\d+(?:\.\d+)?\s?%"
+)
+NOT_OURS = re.compile(
+    r"\bpaper(?:'s)?\b|\bpublished\b|\breference code\b|\bunless a profile says\b"
+    r"|% of (?:the start|(?:the|its) training images)",
+    re.I,
+)
 BY = re.compile(
     r"<!-- (?:written )?by: (.+?) -->|`((?:python3? (?:-m iqa_lib|\S+\.py)|make \w+)[^`]*)`|`(tests/\S+\.py)`"
 )
@@ -72,7 +79,9 @@ def test_a_named_command_exists(command):
 
 
 @pytest.mark.parametrize(
-    "text", ["SRCC 0.93 on KADID-10k.", "It took 12 min.", "A step is × 4 faster.", "Right in 93%."]
+    "text",
+    ["SRCC 0.93 on KADID-10k.", "It took 12 min.", "A step is × 4 faster.", "Right in 93%."]
+    + ["SRCC .93 on KADID-10k.", "At 97 % of the speed.", "It took 12 minutes."],
 )
 def test_a_number_without_its_command_is_found(text):
     assert _measured(text) and not _commands(text)

@@ -3,6 +3,7 @@
 Nothing here knows widgets. Shape suffixes: C channels, H height, W width, S stages (4).
 """
 
+import functools
 import hashlib
 import tempfile
 from collections import OrderedDict
@@ -19,8 +20,10 @@ from iqa_lib.explorer import drawing
 from iqa_lib.explorer.request import Picture, Request, Score
 from iqa_lib.models.smart_iqa import BlindIQA
 from iqa_lib.profile import RunSettings
+from iqa_lib.scoring import certainty
+from iqa_lib.scoring.certainty import Certainty
 from iqa_lib.study import maps
-from iqa_lib.training.predictor import ALPHAS
+from iqa_lib.training.predictor import ALPHAS, Predictor
 from iqa_lib.training.runs import Run
 
 T = TypeVar("T")
@@ -66,6 +69,7 @@ class Answers:
         self.cache = Cache()
         self._runs, self._before_pass = runs, before_pass
         self._models: dict[str, BlindIQA] = {}
+        self._sureness: dict[str, Callable | None] = {}  # of each model that was loaded
 
     def distorted(self, request: Request, level: int) -> np.ndarray:
         """The request's picture (H, W, C) at this level."""
@@ -81,9 +85,17 @@ class Answers:
         settings = self._runs[model].settings
         return self.cache.get(key, lambda: what(settings, self._model(model), self.distorted(request, level)))
 
+    def sureness(self, request: Request, model: str) -> tuple[float, bool] | None:
+        """As `sureness` below, of the request's picture; None of a model that was not calibrated."""
+        self._model(model)
+        what = self._sureness[model]
+        return what and self.get(what, request, model)
+
     def _model(self, label: str) -> BlindIQA:
         if label not in self._models:
             self._models[label] = model = self._runs[label].load_model()
+            known = certainty.of_model(self._runs[label].folder, model)
+            self._sureness[label] = known and functools.partial(sureness, known=known)
             model.backbone.register_forward_pre_hook(lambda *_: self._before_pass())
         return self._models[label]
 
@@ -92,6 +104,12 @@ def score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Scor
     crops = maps.score_crops(settings, model, image_HWC)
     alphas = tuple(crops[ALPHAS].mean()) if ALPHAS[0] in crops else None
     return Score(float(crops["score"].mean()), alphas)
+
+
+def sureness(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, known: Certainty) -> tuple[float, bool]:
+    """Half the score's 90 % interval, NaN where too few images say it, and whether the image is unlike all known ones."""
+    traits = certainty.look(Predictor(settings, model), [image_HWC])
+    return known.half_width(traits).item(), known.unlike(traits).item()
 
 
 def activations(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> np.ndarray:

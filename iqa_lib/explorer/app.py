@@ -246,7 +246,8 @@ class Explorer:
         for panel, model in zip(self.panels, request.models, strict=False):
             score = self.answers.get(answers.score, request, model)
             request.scores.append(score)
-            panel.title.value = drawing.headline(request.marks()[-1], np.mean(self._test_scores < score.value))
+            sure = self.answers.sureness(request, model)
+            panel.title.value = drawing.headline(request.marks()[-1], np.mean(self._test_scores < score.value), sure)
             panel.bars.value = drawing.bars(score.alphas, model)
         known = request.picture.known
         self.scale.value = drawing.scale(request.marks(), self._test_scores, known, self._kind)

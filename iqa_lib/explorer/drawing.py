@@ -114,7 +114,9 @@ _templates.globals.update(
 _page = _templates.get_template("page.jinja").module
 status = _page.status  # a text after a sign: what is happening; screen readers read it aloud when they are free
 caption = _page.caption  # of a text; a new line in it is one on the page
-headline = _page.headline  # a model's score; above: the share of test images whose own score is lower
+headline = (
+    _page.headline
+)  # a model's score; above: the share of test images whose own score is lower; sure: `answers.sureness`
 activation_scale = _page.activation_scale  # under each map of `activation_maps` its colours and what they stand for
 
 

@@ -78,6 +78,19 @@ class Metric(nn.Module):
         scores = [self.scorer.score_crops(pixels[..., y : y + size, x : x + size]) for y, x in grid(*wanted, size)]
         return torch.stack(scores).mean(dim=0).to(images_N3HW.device)
 
+    def interval(self, images: Tensor | Source | Iterable[Source]) -> Tensor:
+        """Ends (N, 2) of each score's 90 % interval, float32; without a gradient.
+
+        Raises:
+            DataError: as `forward`; the model was not calibrated (`iqa_lib.scoring.certainty.calibrate`).
+        """
+        table, _ = score_any(images, self.scorer)
+        if "low" not in table:
+            raise DataError(f"{self.scorer.name} was not calibrated: it has scores, but no intervals.")
+        if faults := faults_of(table):
+            raise DataError(faults)
+        return torch.tensor(table[["low", "high"]].to_numpy(np.float32))
+
     def update(self, images: Tensor | Source | Iterable[Source]) -> None:
         scores_N = self(images).detach().cpu().double()  # Apple's GPU has no float64
         self._sum, self._seen = self._sum + scores_N.sum().item(), self._seen + len(scores_N)

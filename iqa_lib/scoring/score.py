@@ -10,7 +10,6 @@ Shape suffixes: B batch, N images, C channels, H height, W width.
 from __future__ import annotations
 
 import functools
-import glob
 import hashlib
 import io
 import itertools
@@ -18,7 +17,9 @@ import json
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,17 @@ from PIL import Image
 from torch import Tensor
 
 from iqa_lib import machine, paths
-from iqa_lib.data.crops import grid
-from iqa_lib.data.decode import PHOTOGRAPHS, RAW, WorkingSize, quiet_pillow, read_image, read_size
+from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
+from iqa_lib.models.backbones import WEIGHTS_HERE
 from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import ScoringSettings, load_profile
 from iqa_lib.progress import Progress
-from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, batched, on_every_core
+from iqa_lib.scoring import certainty
+from iqa_lib.scoring.found import find_images
+from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, on_every_core
 from iqa_lib.training.runs import IDENTITY, MODEL, Run
 
 Source = str | Path | Image.Image | np.ndarray
@@ -45,8 +48,9 @@ RESOLUTION = 384  # px: working size of models that say nothing of it
 REFERENCE_CROP = 224  # px: of the reference code's checkpoints
 IMAGES_AT_ONCE = EVALUATION_BATCH // 2  # of a worker: most photographs are two crops
 CHECKPOINTS = (".pkl", ".pth", ".pt")
+VERSIONS = ("smart-iqa-workbook", "torch", "pillow")  # of a passport
 
-Scorer = Predictor  # here always with the model's name
+Scorer = Predictor  # here always with the model's name, and its certainty where it was calibrated
 
 # --- which model ------------------------------------------------------------------------------------------
 
@@ -83,17 +87,20 @@ def _read(path: Path) -> Scorer:
         return _ready(path.name, load_reference_checkpoint(path), REFERENCE_CROP)
     if (path / "run.json").is_file() or (path / "epochs.jsonl").is_file():
         run = Run.at(path)
-        return Scorer(run.settings, run.load_model(), path.name)
-    return _ready(path.name, *_load_saved(path))
+        scorer = Scorer(run.settings, run.load_model(), path.name)
+    else:
+        scorer = _ready(path.name, *_load_saved(path))
+    return scorer._replace(certainty=certainty.of_model(path, scorer.model))
 
 
 @functools.cache
 def _default() -> Scorer:
-    return _ready("SmartIQA.default()", SmartIQA.default(), DEFAULT_CROP)
+    scorer = _ready("SmartIQA.default()", SmartIQA.default(), DEFAULT_CROP)
+    return scorer._replace(certainty=certainty.of_model(WEIGHTS_HERE, scorer.model))
 
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
-    # Always float32: bf16, twice as fast, moves single scores by up to 2.5 points (tests/reliability/test_numbers.py).
+    # Always float32: bf16, twice as fast, moves single scores by up to two and a half points.
     settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
     device = machine.device()
     return Scorer(settings, model.to(device, memory_format=machine.memory_format(device)).eval(), name)
@@ -150,72 +157,6 @@ def _by_present_settings(profile: str, runs: list[Path]) -> list[Path]:
     return [run.folder for run in trained if all(getattr(wanted, k) == getattr(run.settings, k) for k in IDENTITY)]
 
 
-# --- which images -----------------------------------------------------------------------------------------
-
-
-def find_images(wanted: Iterable[str | Path]) -> list[Path]:
-    """Image files that these files, folders (with all below them) and patterns mean, each once, by name in a folder.
-
-    Raises:
-        DataError: one of them means no file.
-    """
-    found: dict[Path, None] = {}
-    for name in wanted:
-        path = paths.named(name)
-        if not os.fspath(name):  # as a shell has it of a variable that is not set; not the folder that it is in
-            matches = []
-        elif _may_exist(path):
-            matches = [path]
-        else:
-            matches = sorted(map(Path, {*glob.glob(str(path), recursive=True), *_unreadable_on_the_way(path)}))
-        files = [file for match in matches for file in (_images_in(match) if os.path.isdir(match) else [match])]
-        if not files:
-            kind = f"holds no image ({', '.join(PHOTOGRAPHS)})" if matches else "does not exist"
-            raise DataError(f"'{name}' {kind}: name a photograph, a folder, or a pattern such as 'photos/*.jpg'.")
-        found |= dict.fromkeys(files)
-    return list(found)
-
-
-def _may_exist(path: Path) -> bool:
-    try:
-        return bool(os.stat(path))
-    except PermissionError:  # its folder may not be read: which is its fault, found when it is opened
-        return True
-    except (OSError, ValueError):  # longer than any name, or with a null in it
-        return False
-
-
-def _unreadable_on_the_way(pattern: Path) -> list[str]:
-    """Folders that a pattern looks into and that may not be read, which `glob` leaves out in silence."""
-    looked_into = {folder for above in pattern.parents for folder in glob.glob(str(above), recursive=True)}
-    return [folder for folder in looked_into if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK)]
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to
-    nothing, pipes and folders that may not be read are among them: they get a fault in place of a score.
-    """
-    unreadable: list[OSError] = []
-    found, suffixes = [], {*PHOTOGRAPHS, *RAW}
-    root = os.path.realpath(folder)
-    seen = {root}
-    for place, folders, files in os.walk(folder, onerror=unreadable.append, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and _is_new(Path(place, name), root, seen)]
-        found += [Path(place, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in suffixes]
-    developed = {file.with_suffix("") for file in found if file.suffix.lower() in PHOTOGRAPHS}
-    found = [f for f in found if f.suffix.lower() in PHOTOGRAPHS or f.with_suffix("") not in developed]
-    return sorted(found + [Path(error.filename) for error in unreadable])
-
-
-def _is_new(folder: Path, root: str, seen: set[str]) -> bool:
-    """Not visited yet by another name; what is linked from inside ``root`` is visited by its own."""
-    real = os.path.realpath(folder)
-    if real in seen or (folder.is_symlink() and Path(real).is_relative_to(root)):
-        return False
-    seen.add(real)
-    return True
-
-
 # --- scores -----------------------------------------------------------------------------------------------
 
 
@@ -232,16 +173,19 @@ def score(images: Source | Iterable[Source], model: str | Path | Scorer | None =
 
     Returns:
         A number for one image, for several a series by file name (`paths.printable`; by number where there is none);
-        what cannot be read is NaN in it, with a warning that says why.
+        what cannot be read is NaN in it, with a warning that says why. A warning counts what a calibrated model marks.
 
     Raises:
         DataError: a file or folder does not exist, the one image cannot be read, or it is nothing of the above.
     """
-    table, single = score_any(images, load_scorer(model))
+    scorer = load_scorer(model)
+    table, single = score_any(images, scorer)
     if faults := faults_of(table):
         if single:
             raise DataError(faults)
         warnings.warn(faults, stacklevel=2)
+    for marked in marked_in(table, scorer):
+        warnings.warn(marked, stacklevel=2)
     return float(table["score"].iloc[0]) if single else table.set_index("image")["score"]
 
 
@@ -292,8 +236,28 @@ def faults_of(table: pd.DataFrame) -> str:
     return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
 
+def marked_in(table: pd.DataFrame, scorer: Scorer) -> list[str]:
+    """Of each of MARKS that is there, how many images have it."""
+    counts = {mark: int(table["mark"].str.contains(mark).sum()) for mark in MARKS} if "mark" in table else {}
+    texts = {mark: text.format(crop=scorer.settings.crop_size) for mark, text in MARKS.items()}
+    return [f"marked '{mark}': {n} of {len(table)} images, {texts[mark]}" for mark, n in counts.items() if n]
+
+
+def in_words(scorer: Scorer, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """What people read of a table: columns of text, ``image`` last, and lines that stand below it."""
+    shown = pd.DataFrame({"score": table["score"].map("{:.1f}".format)})
+    notes = [f"{len(table):,} image{'' if len(table) == 1 else 's'}, scored by {scorer.name}"]
+    if scorer.certainty:
+        shown["score"] += (table["score"] - table["low"]).map(" ± {:.1f}".format).replace(" ± nan", "")
+        shown["better than"], shown["mark"] = table["better_than"].map("{:.0f} %".format), table["mark"]
+        notes.append(f"±: 90 % interval; better than so many of {scorer.certainty.rated:,} rated photographs")
+    if not table["score"].between(0, 100).all():
+        notes.append("below 0 or above 100: worse or better than all that it learnt from")
+    return shown.assign(image=table["image"]), notes
+
+
 def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFrame:
-    """One row per image, in order: ``image`` (file name or number), ``score`` and, where that is NaN, ``fault``.
+    """One row per image, in order: `columns`, in which a ``fault`` says why there is no score.
 
     No more than a few images per worker are in memory at once. On the processor two runs give the same bytes.
 
@@ -301,7 +265,32 @@ def score_all(scorer: Scorer, images: Iterable[Source], total: int) -> pd.DataFr
         total: how many there are, for the progress bar.
     """
     rows = _scored(scorer, images)
-    return _table(Progress(rows, desc="scoring", total=total) if total > 1 else rows)
+    return _table(scorer, Progress(rows, desc="scoring", total=total) if total > 1 else rows)
+
+
+SURE = ["low", "high", "better_than", "mark"]  # ends of the 90 % interval, % of the rated photographs, MARKS or nothing
+MARKS = {"unlike": "unlike anything that the model knows", "small": "smaller than its crops of {crop} px"}
+
+
+def columns(scorer: Scorer) -> list[str]:
+    """``image`` (file name or number), ``score``, SURE of a calibrated model, ``fault``, ``pixels`` (CRC-32 as scored)."""
+    return ["image", "score", *(SURE if scorer.certainty else []), "fault", "pixels"]
+
+
+def passport(scorer: Scorer) -> str:
+    """What made the scores, for a column of theirs: ``key=value; …``."""
+    settings = scorer.settings
+    made_by = {
+        "model": certainty.model_hash(scorer.model),
+        "precision": machine.used_precision(settings.precision, scorer.model.backbone.mean.device),
+        "resolution": settings.resolution,
+        "crop": settings.crop_size,
+        "protocol": settings.protocol,
+        **{package: version(package) for package in VERSIONS},
+        "data": scorer.certainty.data if scorer.certainty else Path(getattr(settings, "dataset", "")).stem,
+        "name": scorer.name,
+    }
+    return "; ".join(f"{key}={str(value).replace(';', ',')}" for key, value in made_by.items())
 
 
 def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
@@ -325,23 +314,23 @@ def score_into(scorer: Scorer, files: list[Path], csv: Path) -> pd.DataFrame:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 rows.append(row)
-    table = _table(rows).round(4)
+    table = _table(scorer, rows).round(4).assign(scored_by=passport(scorer))
     paths.write_atomically(csv, to_csv(table))
     notes.unlink(missing_ok=True)  # by another that writes the same
     return table
 
 
 def _fingerprint(scorer: Scorer, files: list[Path]) -> str:
-    content = hashlib.sha256(repr((scorer.name, scorer.settings)).encode())
-    for name, tensor in scorer.model.state_dict().items():
-        content.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    content = hashlib.sha256(repr((scorer.settings, passport(scorer))).encode())
+    for part in scorer.certainty or ():
+        content.update(np.asarray(part).tobytes())
     for file in files:
         stat = file.stat() if os.path.exists(file) else None
         content.update(repr((str(file), stat and (stat.st_size, stat.st_mtime_ns))).encode())
     return content.hexdigest()
 
 
-def _noted(notes: Path, key: str) -> list[tuple[str, float, str]]:
+def _noted(notes: Path, key: str) -> list[tuple]:
     """The rows of an earlier try at the same; the last line may be half a line."""
     if not notes.is_file():
         return []
@@ -352,12 +341,12 @@ def _noted(notes: Path, key: str) -> list[tuple[str, float, str]]:
         return []
 
 
-def _table(rows: Iterable[tuple]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=["image", "score", "fault"])
+def _table(scorer: Scorer, rows: Iterable[tuple]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=columns(scorer))
 
 
-def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple[str | int, float, str]]:
-    """Name, score and fault of each image, in order."""
+def _scored(scorer: Scorer, images: Iterable[Source]) -> Iterator[tuple]:
+    """`columns` of each image, in order."""
     work = functools.partial(_score_group, scorer)
     jobs = ((group, _most_pixels(group)) for group in _grouped(images, IMAGES_AT_ONCE))
     with quiet_pillow():
@@ -375,30 +364,44 @@ def _most_pixels(group: list[tuple[int, Source]]) -> int:
     return max(int(np.prod(read_size(s))) if isinstance(s, str | Path) else 0 for _, s in group)
 
 
-def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple[str | int, float, str]]:
-    """Name, score and fault of each image."""
-    size, cuts, owners, rows = scorer.settings.crop_size, [], [], []
-    for place, (number, source) in enumerate(group):
-        name, fault = paths.printable(source) if isinstance(source, str | Path) else number, ""
+def _score_group(scorer: Scorer, group: list[tuple[int, Source]]) -> list[tuple]:
+    """`columns` of each image."""
+    names, faults, pictures, sources = [], [], [], []
+    for number, source in group:
+        names.append(paths.printable(source) if isinstance(source, str | Path) else number)
         try:
-            pixels_HWC = read_image(_as_image(source), WorkingSize.of_settings(scorer.settings))
+            pictures.append(read_image(_as_image(source), WorkingSize.of_settings(scorer.settings)))
+            sources.append(source)
+            faults.append("")
         except ImageError as error:
-            fault = error.reason
-        else:
-            corners = grid(*pixels_HWC.shape[:2], size)
-            cuts += [pixels_HWC[y : y + size, x : x + size] for y, x in corners]
-            owners += [place] * len(corners)
-        rows.append((name, fault))
-    scores, places = _score_cuts(scorer, cuts), np.array(owners, dtype=int)
-    with np.errstate(invalid="ignore"):  # no crop, no score: NaN
-        means = np.bincount(places, scores, len(group)) / np.bincount(places, minlength=len(group))
-    return [(name, mean, fault) for (name, fault), mean in zip(rows, means.tolist(), strict=True)]
+            faults.append(error.reason)
+    scored = _judged(scorer, pictures, sources) if pictures else iter(())
+    nothing = (np.nan, *[np.nan] * 3, "")[: None if scorer.certainty else 1]
+    rows = []
+    for name, fault in zip(names, faults, strict=True):
+        numbers, pixels = (nothing, "") if fault else next(scored)
+        rows.append((name, *numbers, fault, pixels))
+    return rows
 
 
-def _score_cuts(scorer: Scorer, cuts: list[np.ndarray]) -> np.ndarray:
-    with torch.inference_mode():
-        scores = [scorer.score_crops(crops_BCHW).cpu().double().numpy() for crops_BCHW in batched(cuts)]
-    return np.concatenate([np.zeros(0), *scores])
+def _judged(scorer: Scorer, pictures: list[np.ndarray], sources: list[Source]) -> Iterator[tuple[tuple, str]]:
+    """Of each picture the score, with SURE of a calibrated model, and the CRC-32."""
+    traits = certainty.look(scorer, pictures, closely=scorer.certainty is not None)
+    known = [traits.score_N.tolist()]
+    if scorer.certainty:
+        half_N, unlike_N = scorer.certainty.half_width(traits), scorer.certainty.unlike(traits)
+        small_N = [min(_size(source)) < scorer.settings.crop_size for source in sources]
+        known += [(traits.score_N - half_N).tolist(), (traits.score_N + half_N).tolist()]
+        known += [scorer.certainty.better_than(traits.score_N).tolist()]
+        known += [[" ".join(np.array([*MARKS])[[u, s]]) for u, s in zip(unlike_N, small_N, strict=True)]]
+    return zip(zip(*known, strict=True), (f"crc32:{zlib.crc32(p):08x}" for p in pictures), strict=True)
+
+
+def _size(source: Source) -> tuple[int, int]:
+    """Height and width, in either order."""
+    if isinstance(source, str | Path):
+        return read_size(source)
+    return source.size if isinstance(source, Image.Image) else source.shape[:2]
 
 
 def _as_image(source: Source) -> str | Path | Image.Image:

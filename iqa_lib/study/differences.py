@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -46,8 +46,17 @@ def _squared_reach(of_units: Variance, of_runs: Sequence[Variance], alpha: float
     of_units = Variance(np.asarray(of_units.value, float), of_units.df)
     runs = together(*(Variance(np.asarray(value, float), df) for value, df in of_runs))
     total, df_total = together(of_units, runs)
-    bound = of_units.value * student(of_units.df) + runs.value * student(runs.df)
+    # With as many runs of both the sum is judged together; with fewer of one, which may be the one that scatters, apart.
+    equal = len({df for _, df in of_runs}) == 1
+    bound = sum(value * student(df) for value, df in (of_units, *([runs] if equal else of_runs)))
     return (total * student(df_total) + bound) / 2
+
+
+def _mean(variances: Iterable[Variance]) -> Variance:
+    """Weighted by degrees of freedom."""
+    variances = list(variances)
+    df = sum(df for _, df in variances)
+    return Variance(sum(value * df for value, df in variances) / max(df, 1), df)
 
 
 @dataclass(frozen=True)
@@ -62,17 +71,22 @@ class Scatter:
     def pooled(cls, srcc_of: Mapping[str, np.ndarray]) -> Scatter | None:
         """From each configuration's numbers, one a run; None where they are too few to say.
 
-        A run without a number (constant predictions) says nothing of how far the others lie apart.
+        A run without a number (constant predictions) says nothing of how far the others lie apart. A configuration
+        that scatters far more than the others (F-test at 1 %, for all of them together) tells of itself alone.
         """
         finite = {label: np.asarray(values)[np.isfinite(values)] for label, values in srcc_of.items()}
-        repeated = {label: values for label, values in finite.items() if len(values) > 1}
-        runs = sum(map(len, repeated.values()))
-        df = runs - len(repeated)
-        if df < 2:
+        found = {k: Variance(float(np.var(v, ddof=1)), len(v) - 1) for k, v in finite.items() if len(v) > 1}
+        while len(found) > 2:
+            widest = max(found, key=lambda label: found[label].value)
+            others = _mean(v for label, v in found.items() if label != widest)
+            if stats.f.sf(found[widest].value, found[widest].df, others.df, scale=others.value) > 0.01 / len(found):
+                break
+            del found[widest]
+        scatter = _mean(found.values())
+        if scatter.df < 2:
             return None
-        squares = sum(np.var(values, ddof=1) * (len(values) - 1) for values in repeated.values())
-        of = next(iter(repeated)) if len(repeated) == 1 else f"{len(repeated)} variants"
-        return cls(math.sqrt(squares / df), df, f"{runs} runs of {of}")
+        of = next(iter(found)) if len(found) == 1 else f"{len(found)} variants"
+        return cls(math.sqrt(scatter.value), scatter.df, f"{scatter.df + len(found)} runs of {of}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Difference:
     Attributes:
         of_units: its variance over resampled images, or references where there are ``groups``.
         of_runs: its variance over runs, a part from each method with more than one.
-        seeds: runs of each method.
+        seeds: runs of each method; inf for one that no training changes, such as a published model.
         scatter: of runs, pooled over the experiment. Of this and their own the one that makes the wider interval counts:
             three runs may agree by chance.
         same_models: the two are one set of trained models that scored in two ways.
@@ -94,7 +108,7 @@ class Difference:
     of_runs: tuple[Variance, ...]
     images: int
     groups: int | None
-    seeds: tuple[int, int]
+    seeds: tuple[float, float]
     scatter: Scatter | None = None
     same_models: bool = False
     counted: float = 1.0
@@ -203,6 +217,7 @@ def compare(
     same_models: bool = False,
     scatter: Scatter | None = None,
     counted: float = 1.0,
+    fixed: tuple[bool, bool] = (False, False),
 ) -> Difference:
     """Mean over runs of the statistic of ``a`` minus that of ``b``, on the same images.
 
@@ -218,6 +233,7 @@ def compare(
             left to chance then cancels, and what varies from run to run is the difference.
         scatter: of runs, pooled over the experiment.
         counted: share of the images that the statistic looks at: 0.1 for one of the best decile.
+        fixed: whether ``a``, and ``b``, is a published model, which another training does not change.
 
     Raises:
         DataError: arrays of different numbers of images, or an image without a group.
@@ -233,7 +249,7 @@ def compare(
         of_runs=(),
         images=len(score_N),
         groups=None if groups is None else units,
-        seeds=(len(a), len(b)),
+        seeds=tuple(math.inf if is_fixed else len(of) for of, is_fixed in zip((a, b), fixed, strict=True)),
         scatter=None if same_models else scatter,
         same_models=same_models,
         counted=counted,

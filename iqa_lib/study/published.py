@@ -24,6 +24,7 @@ class PublishedMethod(StoredRun):
     """One of pyiqa's metrics on a dataset's test images; higher predictions are better, in the metric's own units."""
 
     backbone = "as published (pyiqa)"
+    trained = False
 
     def __init__(self, settings: Profile, metric: str, images: ImageSet):
         self.metric = metric

@@ -11,6 +11,7 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -67,8 +68,10 @@ def would_decide(difference: Difference, size: float | None, family: int = 1, of
     target = abs(size or of_interest)
     if not target or not math.isfinite(difference.value + difference.of_units):
         return ""
+    repeated = [runs for runs in difference.seeds if math.isfinite(runs)]
+    each = " each" * (len(repeated) > 1)
     if not difference.knows_runs:
-        return "at least 3 runs each"
+        return f"at least 3 runs{each}"
     units, what = difference.units
 
     def decides(runs: int | None, units: int) -> bool:
@@ -81,13 +84,16 @@ def would_decide(difference: Difference, size: float | None, family: int = 1, of
 
     if decides(None, units):
         return "a difference of that size is mostly found by as many as here"
-    runs = fewest(lambda runs: decides(runs, units), max(3, *difference.seeds), MOST_RUNS)
-    more = fewest(lambda units: decides(None, units), units + 1, 100 * units)
+    runs = fewest(lambda runs: decides(runs, units), max([3, *repeated]), MOST_RUNS)
+    more = fewest(partial(decides, None), units + 1, 100 * units)
     if runs or more:
-        return " or ".join([f"{runs} runs each"] * bool(runs) + [f"{more or 0:,} {what}"] * bool(more))
-    runs = 2 * max(3, *difference.seeds)
-    more = fewest(lambda units: decides(runs, units), units + 1, 100 * units)
-    return f"{runs} runs each on {more:,} {what}" if more else f"more than {MOST_RUNS} runs on {100 * units:,} {what}"
+        return " or ".join([f"{runs} runs{each}"] * bool(runs) + [f"{more or 0:,} {what}"] * bool(more))
+    runs = max([3, *repeated])
+    while runs < MOST_RUNS:
+        runs = min(2 * runs, MOST_RUNS)
+        if more := fewest(partial(decides, runs), units + 1, 100 * units):
+            return f"{runs} runs{each} on {more:,} {what}"
+    return f"more than {MOST_RUNS} runs{each} on {100 * units:,} {what}"
 
 
 def _with(difference: Difference, runs: int | None, units: int) -> Difference:
@@ -97,7 +103,7 @@ def _with(difference: Difference, runs: int | None, units: int) -> Difference:
     if runs:
         known, scatter = min(difference.seeds) > 1, difference.scatter
         own = [Variance(of.value * (of.df + 1) / runs, runs - 1) for of in difference.of_runs if known]
-        changes |= {"of_runs": tuple(own), "seeds": (runs, runs)}
+        changes |= {"of_runs": tuple(own), "seeds": tuple(runs if math.isfinite(s) else s for s in difference.seeds)}
         changes["scatter"] = scatter and replace(scatter, df=max(scatter.df, 2 * (runs - 1)))
     return replace(difference, **changes)
 
@@ -144,7 +150,7 @@ def units_of(test: pd.DataFrame) -> str:
 def compare_scores(
     settings: Profile, runs: Runs, variants: Sequence[Variant] = (), elsewhere: Elsewhere | None = None
 ) -> pd.DataFrame:
-    """A row per variant: seeds, mean SRCC with its interval over images, SD over seeds, PLCC, parameters.
+    """A row per variant: seeds, mean SRCC with its interval over images or references, SD over seeds, PLCC, parameters.
 
     The paper's numbers stand beside it for those of ``variants`` that name a row of its tables.
     """
@@ -211,6 +217,7 @@ def judge(settings: Profile, runs: Runs, claims: Sequence[Claim]) -> pd.DataFram
             groups=metrics.groups_of(test["reference"]),
             resamples=settings.bootstrap_samples,
             scatter=scatters[claim.elsewhere],
+            fixed=tuple(not runs[label][0].trained for label in (claim.first, claim.second)),
         )
         compared.append((claim.text, claim.size, difference))
     return verdict_table(compared, of_interest=settings.of_interest) if compared else pd.DataFrame()

@@ -1,5 +1,6 @@
 """Which crops a protocol scores, and an image's score: the mean over its crops."""
 
+import hashlib
 import io
 import re
 
@@ -60,7 +61,7 @@ test_on.__test__ = False  # pytest takes the name for a test's
 
 def score_random_crops(run: Run, images: ImageSet, rows: np.ndarray) -> np.ndarray:
     """Scores (N, 20) of the paper's random crops of these test images; computed once, then read from its folder."""
-    path = run.folder / f"random-crops-{len(rows)}.npy"
+    path = run.folder / f"random-crops-{len(rows)}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}.npy"
     if not path.is_file():
         crops = draw_crops(run.settings, images, rows, PAPER_TEST_CROPS, draw=0)
         scored = Predictor(run.settings, run.load_model()).predict(images, crops, "random crops")["prediction"]

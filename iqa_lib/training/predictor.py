@@ -41,6 +41,7 @@ class Predictor(NamedTuple):
     settings: ScoringSettings  # `RunSettings` of a run with a frozen backbone: its features are cached
     model: BlindIQA
     name: str = ""
+    certainty: Any = None  # `iqa_lib.scoring.certainty.Certainty` of a model that was calibrated
 
     # --- a batch ---
 
@@ -57,11 +58,15 @@ class Predictor(NamedTuple):
 
     def score_crops(self, crops_BCKK: Tensor) -> Tensor:
         """Scores (B,), float32; for any thread, with a gradient where the crops require one."""
+        return self.score_and_stages(crops_BCKK)[0]
+
+    def score_and_stages(self, crops_BCKK: Tensor) -> tuple[Tensor, PooledStages]:
+        """As `score_crops`, and what the head read."""
         with torch.autocast(self.model.backbone.mean.device.type, enabled=False):  # a caller's own
             stages = self.stages(crops_BCKK)
             if self.settings.freeze_backbone:  # trained and evaluated on cached features, which are float16
                 stages = stages.as_cached()
-            return self.model.head(stages)[0].float()
+            return self.model.head(stages)[0].float(), stages
 
     # --- many ---
 

@@ -80,6 +80,8 @@ def claimed(folder: Path) -> Iterator[None]:
 class StoredRun:
     """A folder of the store with predictions and results, of a training or of a published method."""
 
+    trained = True  # another training would have given other predictions
+
     def __init__(self, folder: Path, config: dict):
         self.folder, self.config = folder, config
 

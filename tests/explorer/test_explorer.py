@@ -18,9 +18,10 @@ from iqa_lib.explorer import drawing as explorer_drawing
 from iqa_lib.explorer.answers import Cache, labelled
 from iqa_lib.explorer.app import UPLOADS, Explorer
 from iqa_lib.profile import load_profile
+from iqa_lib.scoring import certainty
 from iqa_lib.study import maps
 from iqa_lib.training.evaluate import predict
-from iqa_lib.training.predictor import ALPHAS
+from iqa_lib.training.predictor import ALPHAS, Predictor
 from iqa_lib.training.train import train
 
 
@@ -349,3 +350,20 @@ def test_the_snapshot_shows_each_model(explorer, tmp_path):
     explorer.level.value = 3
     explorer.snapshot().savefig(tmp_path / "snapshot.png")
     assert (tmp_path / "snapshot.png").stat().st_size > 5_000
+
+
+# --- how sure it is -----------------------------------------------------------------------------------------
+
+
+def test_a_calibrated_models_score_has_an_interval_and_odd_images_are_marked(study):
+    settings, runs, images = study
+    scorer = Predictor(settings, runs[0].load_model())
+    file = certainty.calibrate(scorer, images).save(runs[0].folder, scorer.model)
+    try:
+        explorer = Explorer(settings, runs[:1], images, synchronous=True)
+        assert re.search(r"\d ± \d+\.\d \(90 %\) of 100 points, higher than \d+ %", words(explorer.panels[0].title))
+        assert "unlike" not in words(explorer.panels[0].title)
+        upload(explorer, "red.png", file_bytes(Image.new("RGB", (90, 70), "red")))
+        assert "unlike anything that the model knows" in words(explorer.panels[0].title)
+    finally:
+        file.unlink()

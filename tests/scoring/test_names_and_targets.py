@@ -22,6 +22,7 @@ from iqa_lib.errors import CheckpointError, DataError, StorageError
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score
+from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
 
 NAMES = {
@@ -226,7 +227,7 @@ def test_a_link_stays_one_and_its_target_is_written(photo, folder, tmp_path):
 @pytest.mark.parametrize("target", ["-", "/dev/stdout"])
 def test_standard_output_gets_the_table_alone(photo, folder, target):
     done = command(photo, "--model", folder, "--csv", target, text=True)
-    assert done.returncode == 0 and done.stdout.splitlines()[0] == "image,score,fault"
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == "image,score,fault,pixels,scored_by"
     assert len(done.stdout.splitlines()) == 2 and Path("/dev/stdout").is_symlink()
 
 
@@ -237,7 +238,7 @@ def test_a_pipe_with_a_name_is_written_to(photo, folder, tmp_path):
     reader.start()
     assert __main__.main(["score", str(photo), "--model", str(folder), "--csv", str(tmp_path / "pipe")]) == 0
     reader.join(30)
-    assert read[0].startswith("image,score,fault\n") and (tmp_path / "pipe").is_fifo()
+    assert read[0].startswith("image,score,fault,") and (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("option", ["--csv", "--map"])
@@ -314,11 +315,11 @@ def test_a_full_disk_names_a_way_out_that_helps(tmp_path, monkeypatch):
 
 
 def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys):
-    __main__._print_scores("m", pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
+    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
     assert "2 images, scored by m\nbelow 0 or above 100" in capsys.readouterr().out
-    __main__._print_scores("m", pd.DataFrame({"image": [], "score": []}))
+    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": [], "score": []}))
     assert capsys.readouterr().out == "0 images, scored by m\n"
-    __main__._print_scores("m", pd.DataFrame({"image": ["x" * 300], "score": [0.0]}))
+    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["x" * 300], "score": [0.0]}))
     assert "1 image, scored" in (said := capsys.readouterr().out) and "x" * 300 in said
 
 

@@ -28,6 +28,7 @@ from iqa_lib.errors import CheckpointError, DataError, RunError
 from iqa_lib.models.smart_iqa import HyperIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.scoring import score as scoring
+from iqa_lib.scoring.certainty import Certainty
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score, score_all
 from iqa_lib.training.evaluate import predict
@@ -217,7 +218,7 @@ def test_the_command_prints_the_best_first_and_writes_csv_and_maps(photos, folde
     shown = capsys.readouterr()
     assert "scoring: 100%" in shown.err and "3 images, scored by tiny" in shown.out
     table = pd.read_csv(out[0], keep_default_na=False)
-    assert table.columns.tolist() == ["image", "score", "fault"]
+    assert table.columns.tolist() == ["image", "score", "fault", "pixels", "scored_by"]
     assert table["image"].tolist() == [str(f) for f in find_images([photos])]
     best = table.sort_values("score", ascending=False)["score"].map("{:.1f}".format).tolist()
     assert [line.split()[1] for line in shown.out.splitlines() if str(photos)[:20] in line] == best
@@ -358,7 +359,9 @@ def test_the_metric_refuses_other_ranges_shapes_and_files(scorer, photos):
 def test_the_exported_model_gives_the_same_score_by_its_own_instructions(tmp_path, folder):
     photo = Image.fromarray(photographs.rocket())  # 427 x 640
     photo.save(tmp_path / "rocket.png")
-    assert __main__.main(["export", str(tmp_path / "m.onnx"), "--model", str(folder)]) == 0
+    sure = shutil.copytree(folder, tmp_path / "sure")  # calibrated, which changes nothing
+    Certainty(*[np.zeros(1)] * 5).save(sure, load_scorer(folder).model)
+    assert __main__.main(["export", str(tmp_path / "m.onnx"), "--model", str(sure)]) == 0
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
     assert f"short side of {told['resolution']} px" in told["prepare"]
@@ -374,7 +377,7 @@ def test_the_exported_model_gives_the_same_score_by_its_own_instructions(tmp_pat
     crops = np.stack([pixels[y : y + crop, x : x + crop] for y, x in corners]).transpose(0, 3, 1, 2)
     (scores,) = session.run(None, {"crops": crops})
     assert scores.mean() == pytest.approx(score(tmp_path / "rocket.png", load_scorer(folder)), abs=1e-3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "rocket.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "rocket.png", "sure"]
 
 
 @pytest.mark.slow

@@ -359,6 +359,16 @@ def test_without_random_crops_every_crop_is_the_centre(home):
     assert set(crops[:2]) == {(crops[0][0], (height - 64) // 2, (width - 64) // 2, False)}
 
 
+def test_random_crops_of_other_test_images_are_scored_anew(home):
+    settings = load_profile("smoke", epochs=1)
+    images = load_images(settings)
+    run, rows = train(settings, images), images.rows("test")
+    first = evaluate.score_random_crops(run, images, rows[:3])
+    others = evaluate.score_random_crops(run, images, rows[-3:])
+    assert not np.allclose(first, others)
+    np.testing.assert_array_equal(evaluate.score_random_crops(run, images, rows[:3]), first)
+
+
 def test_colour_jitter_acts_on_pixels_and_repeats_with_its_seed():
     crops = torch.randint(60, 190, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     changed = jitter_colours(crops.clone(), 0.3, [(0, 1), (0, 2)])
