@@ -107,7 +107,7 @@ def score(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray) -> Scor
 
 
 def sureness(settings: RunSettings, model: BlindIQA, image_HWC: np.ndarray, known: Certainty) -> tuple[float, bool]:
-    """Half the score's 90 % interval, NaN where too few images say it, and whether the image is unlike all known ones."""
+    """Half the score's 90 % interval, NaN where too few images say it, and whether the image is unlike all known."""
     traits = certainty.look(Predictor(settings, model), [image_HWC])
     return known.half_width(traits).item(), known.unlike(traits).item()
 

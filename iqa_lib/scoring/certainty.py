@@ -247,6 +247,6 @@ def _fit_scale(columns_NK: np.ndarray, error_N: np.ndarray) -> tuple[np.ndarray,
 
 
 def conformal_quantile(values: np.ndarray, missed: float) -> float:
-    """What a new value, exchangeable with these n, exceeds with a probability of ``missed`` at most; infinite for few."""
+    """What a new value, exchangeable with these n, exceeds with probability ``missed`` at most; infinite for few."""
     rank = math.ceil((len(values) + 1) * (1 - missed) - 1e-9)
     return float(np.sort(values)[rank - 1]) if rank <= len(values) else math.inf

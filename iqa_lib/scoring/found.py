@@ -51,8 +51,8 @@ def _unreadable_on_the_way(pattern: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to nothing, pipes and
-    folders that may not be read are among them: they get a fault in place of a score.
+    """Photographs below a folder and below folders that are linked in it; undeveloped raw files, links to
+    nothing, pipes and folders that may not be read are among them: they get a fault in place of a score.
     """
     unreadable: list[OSError] = []
     found, suffixes = [], {*PHOTOGRAPHS, *RAW}

@@ -273,7 +273,7 @@ MARKS = {"unlike": "unlike anything that the model knows", "small": "smaller tha
 
 
 def columns(scorer: Scorer) -> list[str]:
-    """``image`` (file name or number), ``score``, SURE of a calibrated model, ``fault``, ``pixels`` (CRC-32 as scored)."""
+    """``image`` (file or number), ``score``, SURE of a calibrated model, ``fault``, ``pixels`` (CRC-32 as scored)."""
     return ["image", "score", *(SURE if scorer.certainty else []), "fault", "pixels"]
 
 

@@ -20,8 +20,8 @@ SAME = 1e-3  # points; another grouping or processor adds in another order
 METHODS = {
     "smartiqa": "Chen: SMART-IQA",
     "su2020hyperiqa": (
-        "Su, Yan, Zhu, Zhang, Ge, Sun and Zhang: Blindly Assess Image Quality in the Wild Guided by a Self-Adaptive Hyper "
-        "Network. CVPR 2020"
+        "Su, Yan, Zhu, Zhang, Ge, Sun and Zhang: Blindly Assess Image Quality in the Wild Guided by a Self-Adaptive "
+        "Hyper Network. CVPR 2020"
     ),
 }
 CONFORMAL = (
@@ -84,8 +84,9 @@ def verify(file: Path, model: str | None) -> tuple[bool, str]:
     if moved.any():
         worst = apart.idxmax()
         lines.append(
-            f"size: {moved.sum()} of {len(drawn)} scores differ, by {apart[moved].median():.3g} points (median), at most "
-            f"{apart[worst]:.3g}: {drawn['image'][worst]}, {drawn['score'][worst]:.4f} then, {again['score'][worst]:.4f} now"
+            f"size: {moved.sum()} of {len(drawn)} scores differ, by {apart[moved].median():.3g} points (median), at "
+            f"most {apart[worst]:.3g}: {drawn['image'][worst]}, {drawn['score'][worst]:.4f} then, "
+            f"{again['score'][worst]:.4f} now"
         )
     about = f"{len(drawn)} of {len(scored):,} scores computed again"
     if not lines and now["model"] == then["model"]:
@@ -114,10 +115,11 @@ def cite(file: Path) -> str:
         data = data if data and not data.build else None  # nobody published the embedded ones
         trained = f", trained on {data.title} [{p['data']}]" if data else ""
         sentences.append(
-            f"The quality of {number:,} images was scored without reference (0-100, higher is better) by SMART-IQA [smartiqa], "
-            f"after HyperIQA [su2020hyperiqa]{trained}: model {p['name']}, SHA-256 {p['model']}…, of the SMART-IQA workbook "
-            f"{p['smart-iqa-workbook']} [workbook], in {p['precision']}, on square crops of {p['crop']} px of images reduced to a "
-            f"short side of at most {p['resolution']} px (torch {p['torch']}, Pillow {p['pillow']})."
+            f"The quality of {number:,} images was scored without reference (0-100, higher is better) by SMART-IQA "
+            f"[smartiqa], after HyperIQA [su2020hyperiqa]{trained}: model {p['name']}, SHA-256 {p['model']}…, of the "
+            f"SMART-IQA workbook {p['smart-iqa-workbook']} [workbook], in {p['precision']}, on square crops of "
+            f"{p['crop']} px of images reduced to a short side of at most {p['resolution']} px (torch {p['torch']}, "
+            f"Pillow {p['pillow']})."
         )
         if data:
             entries[p["data"]] = data.citation
@@ -125,7 +127,10 @@ def cite(file: Path) -> str:
             sentences.append("Intervals are 90 % split-conformal [lei2018conformal].")
             entries["lei2018conformal"] = CONFORMAL
     version = passports[0]["smart-iqa-workbook"]
-    software = f"@software{{workbook,\n  author = {{{{The SMART-IQA workbook's authors}}}},\n  title = {{SMART-IQA workbook}},\n  version = {{{version}}}\n}}"
+    software = (
+        "@software{workbook,\n  author = {{The SMART-IQA workbook's authors}},\n  title = {SMART-IQA workbook},\n"
+        f"  version = {{{version}}}\n}}"
+    )
     bibtex = [software, *(_bibtex(key, text) for key, text in entries.items())]
     return "\n\n".join([textwrap.fill(" ".join(dict.fromkeys(sentences)), 100), *bibtex])
 
