@@ -80,8 +80,15 @@ def test_a_named_command_exists(command):
 
 @pytest.mark.parametrize(
     "text",
-    ["SRCC 0.93 on KADID-10k.", "It took 12 min.", "A step is × 4 faster.", "Right in 93%."]
-    + ["SRCC .93 on KADID-10k.", "At 97 % of the speed.", "It took 12 minutes."],
+    [
+        "SRCC 0.93 on KADID-10k.",
+        "It took 12 min.",
+        "A step is × 4 faster.",
+        "Right in 93%.",
+        "SRCC .93 on KADID-10k.",
+        "At 97 % of the speed.",
+        "It took 12 minutes.",
+    ],
 )
 def test_a_number_without_its_command_is_found(text):
     assert _measured(text) and not _commands(text)
