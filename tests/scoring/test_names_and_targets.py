@@ -389,7 +389,11 @@ def test_arrays_that_are_no_picture_are_refused(thing, scorer):
 SHAPES = [(64, 64, 3), (1, 64, 64), (64, 64), (1, 1, 3, 64, 64), (3, 0, 64), (2, 3, 64, 0)]
 
 
-@pytest.mark.parametrize("thing", [torch.rand(s) for s in SHAPES] + [torch.rand(3, 8, 8).to_sparse()], ids=str)
+@pytest.mark.parametrize(
+    "thing",
+    [torch.rand(s) for s in SHAPES] + [torch.rand(3, 8, 8).to_sparse()],
+    ids=lambda thing: str(tuple(thing.shape)),
+)
 def test_tensors_that_are_no_picture_are_refused(thing, scorer):
     for call in (lambda: score(thing, scorer), lambda: Metric(scorer)(thing)):
         with pytest.raises(DataError, match=r"\(N, 3, H, W\) and floating point.*channels come last"):
