@@ -14,6 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
+import psutil
+
 PRELOADED = [
     "iqa_lib.study.experiments",
     "iqa_lib.training.train",
@@ -97,8 +99,10 @@ def kill_at_random(
         process, started = start(worked[-1], work, *arguments), time.monotonic()
         process.join(rng.uniform(0, seconds))
         if process.exitcode is None:
+            children = psutil.Process(process.pid).children(recursive=True)
             process.kill()
             process.join()
+            psutil.wait_procs(children, 60)  # one that imports ends after that only, and would slow down the next start
             struck, fresh = struck + 1, False
             on_death(worked[-1])
         else:
