@@ -300,11 +300,14 @@ def equivalent_raters(correlation: float, counts_NV: np.ndarray, repeats: int = 
     The panel's reliability is the square of the limit of a perfect model; from it comes that of one rater, and of k
     (Spearman–Brown). Their mean agrees with the panel as √(reliability of k) × limit.
 
-    0 for SRCC ≤ 0, inf from the limit of a perfect model on. Arguments and errors as for `label_noise_ceiling`.
+    0 for SRCC ≤ 0, inf from the limit of a perfect model on, nan where the panel agrees on nothing.
+    Arguments and errors as for `label_noise_ceiling`.
     """
     if not correlation > 0:
         return 0.0 if correlation <= 0 else np.nan
     limit = label_noise_ceiling(counts_NV, repeats, seed).perfect_model
+    if not limit > 0:
+        return np.nan
     panel = np.median(np.sum(counts_NV, axis=1))
     of_one = limit**2 / (panel - (panel - 1) * limit**2)
     of_k = (correlation / limit) ** 2

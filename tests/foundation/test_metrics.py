@@ -266,6 +266,15 @@ def test_a_small_panel_does_not_flatter_a_model(raters):
     assert metrics.equivalent_raters(reached, panel) == pytest.approx(4, rel=0.2)
 
 
+def test_a_panel_that_agrees_on_nothing_or_on_all_measures_no_model():
+    rng = np.random.default_rng(0)
+    noise = [rng.multinomial(20, [0.2] * 5, size=3) for _ in range(20)]
+    found = np.array([metrics.equivalent_raters(0.5, panel, repeats=5) for panel in noise])
+    assert np.isnan(found).any() and not (found < 0).any()
+    unanimous = np.eye(5, dtype=int) * 9
+    assert metrics.equivalent_raters(0.9, unanimous) == 0 and metrics.equivalent_raters(1.0, unanimous) == np.inf
+
+
 def test_votes_are_drawn_without_replacement():
     counts, k = np.array([[3, 0, 2, 1], [0, 4, 0, 1]]), np.array([4, 2])
     drawn = metrics._draw_votes(counts, k, 4000, np.random.default_rng(0))
