@@ -303,8 +303,8 @@ def test_the_page_in_the_data_folder_says_what_the_catalog_says():
 def test_biq2021_as_published(shared_data):
     table = load_table("biq2021", data_folder=shared_data)
     assert table["split"].value_counts().to_dict() == {
-        "train": 2161,
-        "val": 239,
+        "train": 2160,
+        "val": 240,
         "test": 600,
     }  # near-copies stay together
     assert table["score"].between(0, 100).all() and table["path"].is_unique

@@ -314,7 +314,8 @@ def test_a_full_disk_names_a_way_out_that_helps(tmp_path, monkeypatch):
             paths.write_atomically(Path("/dev/full"), "x")
 
 
-def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys):
+def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
     assert "2 images, scored by m\nbelow 0 or above 100" in capsys.readouterr().out
     __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": [], "score": []}))

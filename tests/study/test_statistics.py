@@ -310,7 +310,8 @@ PLCC, LARGER, CLUSTERED = {"statistic": metrics.plcc}, {"images": 200}, {"images
 def test_intervals_of_a_difference_hold_the_true_one_about_that_often(runs, options):
     rng = np.random.default_rng(0)
     differences = [compared(rng, [0.87, 0.84], runs, **options) for _ in range(700)]
-    assert 0.93 <= share(d.low <= 0.03 <= d.high for d in differences) <= (0.97 if min(runs) != 2 else 0.99)
+    most = 0.97 if min(runs) != 2 else 1  # of two runs so little is known that the interval is wide rather than narrow
+    assert 0.93 <= share(d.low <= 0.03 <= d.high for d in differences) <= most
 
 
 @pytest.mark.slow
