@@ -405,7 +405,7 @@ def data_scores(options: Namespace) -> int:
 
 
 @verb(
-    "make this project's own weights: swin_nano, and the model that scores by default",
+    "make the weights of this project's own backbone, swin_nano",
     option("--backbone", default="swin_nano", help="swin_nano, swin_nano_plain, any timm backbone"),
     option("--epochs", type=int, default=4, metavar="N", help="over the pictures"),
     option("--seed", type=int, default=0),
@@ -414,9 +414,7 @@ def data_scores(options: Namespace) -> int:
 def pretrain(options: Namespace) -> int:
     from iqa_lib.training import pretrain
 
-    made = pretrain.make_weights(options.backbone, options.epochs, options.seed, options.pictures)
-    for what, file in made.items():
-        print(f"{what}: {file}")
+    print(pretrain.make_weights(options.backbone, options.epochs, options.seed, options.pictures))
     return 0
 
 

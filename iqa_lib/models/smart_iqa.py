@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from iqa_lib import machine
 from iqa_lib.errors import CheckpointError, RunError, WorkbookError
-from iqa_lib.models.backbones import Backbone, own_weights
+from iqa_lib.models.backbones import WEIGHTS_HERE, Backbone
 from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
 
@@ -37,9 +37,7 @@ MODEL_SIZES = {
 }
 
 
-# What `SmartIQA.default()` is made of.
-DEFAULT_BACKBONE, DEFAULT_HEAD = "swin_nano", "default_head"
-DEFAULT_CROP = 384  # px
+DEFAULT = WEIGHTS_HERE / "default"  # where `SmartIQA.default()` is
 
 
 class BlindIQA(nn.Module):
@@ -153,17 +151,13 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
     def default(cls) -> SmartIQA:
         """A trained model that comes with the package, in eval mode, on the processor.
 
-        SMART-IQA on ``swin_nano``, trained on surrogate scores of the embedded sets: no person gave them. Its crops
-        are 384 px, its scores 0–100. ``iqa_lib/models/weights/README.md`` is its model card.
+        SMART-IQA on ``tf_efficientnet_lite0``, trained on people's ratings of the photographs of BIQ2021. Its crops are
+        384 px, its scores 0–100. ``iqa_lib/models/weights/README.md`` is its model card.
 
         Raises:
-            WeightsError: the installed package lacks the weights.
+            CheckpointError: the installed package lacks the weights.
         """
-        model = cls(backbone=DEFAULT_BACKBONE, pretrained=True, image_size=DEFAULT_CROP)
-        weights = own_weights(DEFAULT_HEAD)
-        require_same_tensors(weights, model.head.state_dict(), f"the package's weights '{DEFAULT_HEAD}'")
-        model.head.load_state_dict(weights)
-        return model.eval()
+        return cls.from_pretrained(DEFAULT)
 
 
 class HyperIQA(BlindIQA, PyTorchModelHubMixin):

@@ -31,9 +31,8 @@ from torch import Tensor
 from iqa_lib import machine, paths
 from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import CheckpointError, DataError, ImageError, ProfileError
-from iqa_lib.models.backbones import WEIGHTS_HERE
 from iqa_lib.models.checkpoints import load_reference_checkpoint
-from iqa_lib.models.smart_iqa import DEFAULT_CROP, BlindIQA, HyperIQA, SmartIQA
+from iqa_lib.models.smart_iqa import DEFAULT, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import ScoringSettings, load_profile
 from iqa_lib.progress import Progress
@@ -95,8 +94,7 @@ def _read(path: Path) -> Scorer:
 
 @functools.cache
 def _default() -> Scorer:
-    scorer = _ready("SmartIQA.default()", SmartIQA.default(), DEFAULT_CROP)
-    return scorer._replace(certainty=certainty.of_model(WEIGHTS_HERE, scorer.model))
+    return _read(DEFAULT)._replace(name="SmartIQA.default()")
 
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:

@@ -32,7 +32,7 @@ from iqa_lib.profile import RunSettings
 from iqa_lib.progress import Progress
 from iqa_lib.training.predictor import ahead
 from iqa_lib.training.runs import MODEL, STATE, claimed, environment
-from iqa_lib.training.train import save_state, train
+from iqa_lib.training.train import save_state
 
 TEACHER = "tf_efficientnet_lite0"
 CROP = 192
@@ -40,7 +40,6 @@ BATCH = 32
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.02
-HEAD = {"freeze_backbone": True, "epochs": 4, "train_crops": 1, "learning_rate_head": 1e-3}
 WEIGHTS = {"score": 2.0, "severity": 1.0, "kinds": 2.0, "features": 1.0}  # of the terms of the loss
 
 
@@ -68,17 +67,10 @@ class Lessons(nn.Module):
         return [project(m) for project, m in zip(self.project, maps, strict=True)], self.read(means.float())
 
 
-def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) -> dict[str, Path]:
-    """Build the training set, pretrain, and train a head on top; each step resumes where it was stopped.
-
-    Returns the two files that ``iqa_lib/models/weights`` ships for `swin_nano`, by what they are.
-    """
+def make_weights(backbone: str, epochs: int, seed: int, pictures: str | None) -> Path:
+    """Build the training set and pretrain; each step resumes where it was stopped. The weights' file."""
     labels = build(paths.DATA / "pretraining", Path(pictures) if pictures else PACKAGES_FOLDER)
-    weights = pretrain(backbone, labels, epochs, seed) / MODEL
-    head = weights.with_name("head.safetensors")
-    run = train(settings_for(backbone, labels).model_copy(update={**HEAD, "pretrained": str(weights)}))
-    paths.write_atomically(head, save(_halves(run.load_model().head.state_dict())))
-    return {f"backbone {backbone}": weights, "head on top of it": head}
+    return pretrain(backbone, labels, epochs, seed) / MODEL
 
 
 def pretrain(backbone: str, labels: Path, epochs: int, seed: int = 0) -> Path:
@@ -160,12 +152,8 @@ def _pretrain(name: str, images: ImageSet, folder: Path, epochs: int, seed: int)
     facts |= {"backbone": name, "seed": seed, "crops": len(rows) * epochs, "data": images.fingerprint}
     paths.write_atomically(folder / "environment.json", json.dumps(facts, indent=1))
     # Last: it makes the pretraining complete.
-    paths.write_atomically(folder / MODEL, save(_halves(student.weights())))
-
-
-def _halves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """float16, contiguous, on the processor: as weights are shipped."""
-    return {key: value.half().cpu().contiguous() for key, value in tensors.items()}
+    shipped = {key: value.half().cpu().contiguous() for key, value in student.weights().items()}
+    paths.write_atomically(folder / MODEL, save(shipped))
 
 
 class Targets:

@@ -1,0 +1,112 @@
+"""Make the model that comes with the package, and test it once on photographs that people rated.
+
+    python benchmarks/default_model.py labels  --data-folder FOLDER     # BIQ2021's official training list, in three parts
+    python benchmarks/default_model.py ship RUN                         # a finished run into the package, and calibrate
+    python benchmarks/default_model.py test --data-folder FOLDER        # BIQ2021's official test list, LIVE In the Wild
+
+Between the first two: `python -m iqa_lib train --profile biq2021 --experiment main --run SMART-IQA -p dataset=LABELS`, as
+the model card says. The official test list chooses nothing: training images with a near-copy in it are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from iqa_lib import metrics, paths
+from iqa_lib.data import catalog
+from iqa_lib.data.images import load_images
+from iqa_lib.models.smart_iqa import DEFAULT
+from iqa_lib.profile import DataSettings, Preparation
+from iqa_lib.scoring import certainty
+from iqa_lib.scoring.score import Scorer, load_scorer, score_all
+from iqa_lib.training.runs import Run
+
+LABELS = paths.DATA / "default_model.csv"
+VALIDATION, CALIBRATION = 700, 800  # photographs, near-copies counted once
+
+
+def labels(data_folder: str | None) -> None:
+    """``split``: train, val chooses the epoch, test is the part that calibrates the intervals."""
+    table = catalog.load_table("biq2021", data_folder=data_folder)
+    official_test = set(table.loc[table["split"] == "test", "reference"])
+    near = table["reference"].isin(official_test)
+    print(f"{(near & (table['split'] != 'test')).sum()} training images have a near-copy in the test list: left out.")
+    table = table[~near].assign(image=table["path"].map(str))
+    references = np.random.default_rng(22).permutation(table["reference"].unique())
+    place = table["reference"].map({reference: place for place, reference in enumerate(references)})
+    table["split"] = np.select([place < VALIDATION, place < VALIDATION + CALIBRATION], ["val", "test"], "train")
+    print(table["split"].value_counts().to_string(), LABELS, sep="\n")
+    paths.write_atomically(LABELS, table[["image", "score", "split", "reference"]].to_csv(index=False))
+
+
+def ship(run_folder: Path) -> None:
+    run = Run.at(run_folder)
+    run.load_model().half().save_pretrained(DEFAULT)
+    scorer = load_scorer(DEFAULT)
+    images = load_images(run.settings)
+    certainty.calibrate(scorer, images, "biq2021").save(DEFAULT, scorer.model)
+
+
+def test(data_folder: str | None) -> None:
+    scorer = load_scorer()
+    biq2021 = scored(scorer, "biq2021", data_folder)
+    split = catalog.load_table("biq2021", data_folder=data_folder)
+    known = set(split.loc[split["split"] != "test", "reference"])
+    print(agreement("BIQ2021, official test list", biq2021))
+    print(agreement("without near-copies of training images", biq2021[~biq2021["reference"].isin(known)]))
+    inside = biq2021["truth"].between(biq2021["low"], biq2021["high"])
+    for what in ("truth", "score"):
+        deciles = inside.groupby(pd.qcut(biq2021[what], 10, labels=range(1, 11)), observed=True).mean()
+        print(f"coverage by decile of the {what}:", *(f"{share:.2f}" for share in deciles))
+    width = (biq2021["high"] - biq2021["low"]).mean()
+    constant = 2 * certainty.conformal_quantile(
+        np.abs(biq2021["score"] - biq2021["truth"]).to_numpy(), certainty.MISSED
+    )
+    print(f"coverage {inside.mean():.3f}, mean width {width:.1f}; of one width for all, fitted to them: {constant:.1f}")
+    livec = scored(scorer, "livec", data_folder)
+    print(agreement("LIVE In the Wild, all", livec))
+    mapped = metrics.logistic(livec["score"].to_numpy(), *metrics.fit_logistic(livec["score"], livec["truth"]))
+    inside = (livec["truth"] - mapped).abs() <= (livec["high"] - livec["low"]) / 2
+    print(f"coverage there, after the logistic mapping of scales (nothing guarantees it): {inside.mean():.3f}")
+    for name, table in (("BIQ2021", biq2021), ("LIVE In the Wild", livec)):
+        print(f"marked unlike, {name}: {table['mark'].str.contains('unlike').mean():.2%}")
+
+
+def scored(scorer: Scorer, dataset: str, data_folder: str | None) -> pd.DataFrame:
+    """Of the test images: what `score` says, and ``truth``."""
+    prepared = scorer.settings.model_dump(include={*Preparation.model_fields})
+    images = load_images(DataSettings(dataset=dataset, data_folder=data_folder, **prepared), test_only=True)
+    rows = images.rows("test")
+    table = score_all(scorer, (images.image(row) for row in rows), len(rows)).drop(columns="image")
+    return images.table.iloc[rows].reset_index(drop=True).rename(columns={"score": "truth"}).join(table)
+
+
+def agreement(name: str, table: pd.DataFrame) -> str:
+    groups = metrics.groups_of(table["reference"])
+    found = [
+        metrics.bootstrap(statistic, table["score"].to_numpy(), table["truth"].to_numpy(), groups=groups)
+        for statistic in (metrics.srcc, metrics.plcc)
+    ]
+    numbers = ", ".join(f"{s} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for s, f in zip(("SRCC", "PLCC"), found))
+    return f"{name}: {numbers}, {len(table)} images"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    steps = parser.add_subparsers(dest="step", required=True)
+    for name in ("labels", "test"):
+        steps.add_parser(name).add_argument("--data-folder")
+    steps.add_parser("ship").add_argument("run", type=Path)
+    options = parser.parse_args()
+    if options.step == "ship":
+        ship(options.run)
+    else:
+        {"labels": labels, "test": test}[options.step](options.data_folder)
+
+
+if __name__ == "__main__":
+    main()
