@@ -1,11 +1,12 @@
 """Make the model that comes with the package, and test it once on photographs that people rated.
 
-    python benchmarks/default_model.py labels  --data-folder FOLDER     # BIQ2021's official training list, in three parts
-    python benchmarks/default_model.py ship RUN                         # a finished run into the package, and calibrate
-    python benchmarks/default_model.py test --data-folder FOLDER        # BIQ2021's official test list, LIVE In the Wild
+    python benchmarks/default_model.py labels --data-folder FOLDER    # BIQ2021's official training list, in three parts
+    python benchmarks/default_model.py ship RUN                       # a finished run into the package, and calibrate
+    python benchmarks/default_model.py test --data-folder FOLDER      # BIQ2021's official test list, LIVE In the Wild
 
-Between the first two: `python -m iqa_lib train --profile biq2021 --experiment main --run SMART-IQA -p dataset=LABELS`, as
-the model card says. The official test list chooses nothing: training images with a near-copy in it are left out.
+Between the first two: `python -m iqa_lib train --profile biq2021 --experiment main --run SMART-IQA -p dataset=LABELS`
+and more, as the model card says. The official test list chooses nothing: training images with a near-copy in it are
+left out.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def agreement(name: str, table: pd.DataFrame) -> str:
         metrics.bootstrap(statistic, table["score"].to_numpy(), table["truth"].to_numpy(), groups=groups)
         for statistic in (metrics.srcc, metrics.plcc)
     ]
-    numbers = ", ".join(f"{s} {f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for s, f in zip(("SRCC", "PLCC"), found))
-    return f"{name}: {numbers}, {len(table)} images"
+    srcc, plcc = (f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in found)
+    return f"{name}: SRCC {srcc}, PLCC {plcc}, {len(table)} images"
 
 
 def main() -> None:
