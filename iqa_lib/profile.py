@@ -80,6 +80,9 @@ class RunSettings(DataSettings, ScoringSettings):
     weight_decay: float = Field(2e-4, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     patience: int = Field(5, ge=1, description="epochs without a better validation SRCC before stopping")
+    tuned: Literal["whole", "late"] = Field(
+        "whole", description="late: of the backbone what lies behind stride 8, kernels of depthwise convolutions apart"
+    )
     loss: Literal["l1", "l2", "plcc", "srcc", "pairwise_rank", "pairwise_fidelity"] = "l1"
     ranking_weight: float = Field(0.0, ge=0, description="α of the margin ranking term beside the loss")
     flip: bool = Field(True, description="flip half of the training crops")

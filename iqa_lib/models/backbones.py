@@ -194,6 +194,17 @@ class Backbone(nn.Module):
             self.register_buffer("keep_N1", keep_N1, persistent=False)
         return blocks
 
+    def late_parameters(self) -> list[nn.Parameter]:
+        """Of the layers behind stride 8, less the kernels of depthwise convolutions.
+
+        Their gradients alone take a processor as long as all else together.
+        """
+        last = self.net.feature_info.module_name()[self._levels[1]].replace(".", "_")
+        named = [(_flat(name), parameter) for name, parameter in self.net.named_parameters()]
+        begin = max(place for place, (name, _) in enumerate(named) if f"{last}_" in name) + 1
+        depthwise = {m.weight for m in self.net.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
+        return [parameter for _, parameter in named[begin:] if parameter not in depthwise]
+
     def weights(self) -> dict[str, Tensor]:
         """Tensors by the names of the whole architecture, as a file for ``pretrained`` has them."""
         ours = self.net.state_dict()

@@ -302,7 +302,7 @@ def train_epoch(loop: Loop, crops: ImageBatches, order: np.ndarray, epoch: int) 
     """
     settings, accelerator, processes = loop.settings, loop.accelerator, loop.accelerator.num_processes
     loop.model.train()
-    if settings.freeze_backbone:
+    if settings.freeze_backbone or settings.tuned == "late":
         loop.model.backbone.eval()
     batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
     # A batch smaller than the number of processes is worked by all.
@@ -350,10 +350,13 @@ def _predict(settings: RunSettings, model: BlindIQA, images: ImageSet, split: st
 
 def _optimizer(model: BlindIQA, settings: RunSettings) -> torch.optim.Optimizer:
     groups = [{"params": list(model.head.parameters()), "lr": settings.learning_rate_head}]
-    if settings.freeze_backbone:
-        model.backbone.requires_grad_(False)
-    else:
-        groups.insert(0, {"params": list(model.backbone.parameters()), "lr": settings.learning_rate_backbone})
+    whole = settings.tuned == "whole" and not settings.freeze_backbone
+    model.backbone.requires_grad_(whole)
+    if not settings.freeze_backbone:
+        learning = list(model.backbone.parameters()) if whole else model.backbone.late_parameters()
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        groups.insert(0, {"params": learning, "lr": settings.learning_rate_backbone})
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
