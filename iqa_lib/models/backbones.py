@@ -201,7 +201,14 @@ class Backbone(nn.Module):
         """
         last = self.net.feature_info.module_name()[self._levels[1]].replace(".", "_")
         named = [(_flat(name), parameter) for name, parameter in self.net.named_parameters()]
-        begin = max(place for place, (name, _) in enumerate(named) if f"{last}_" in name) + 1
+        begin = (
+            max(
+                place
+                for place, (name, _) in enumerate(named)
+                if name.removeprefix("convolutions_").startswith(f"{last}_")
+            )
+            + 1
+        )
         depthwise = {m.weight for m in self.net.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
         return [parameter for _, parameter in named[begin:] if parameter not in depthwise]
 
