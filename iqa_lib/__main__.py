@@ -85,10 +85,12 @@ def _override(pair: str) -> tuple[str, Any]:
         raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
 
 
-def profile_options(meaning: str = "a name in notebooks/profiles, or a YAML file's path") -> list[Callable]:
+def profile_options(
+    meaning: str = "a name in notebooks/profiles, or a YAML file's path", default: str = "demo"
+) -> list[Callable]:
     pairs = {"nargs": "+", "action": "extend", "default": [], "type": _override, "metavar": "NAME=VALUE"}
     return [
-        option("--profile", default="demo", help=meaning),
+        option("--profile", default=default, help=meaning),
         option("-p", dest="overrides", help="override a key", **pairs),
     ]
 
@@ -209,7 +211,7 @@ TUNING = ["00_data", "01_train", "08_errors"]  # the notebooks that need no othe
     option("labels", metavar="LABELS.csv", help="with the columns image and score"),
     option("--range", nargs=2, type=float, default=(0, 100), metavar=("WORST", "BEST"), help="of your scale; 0 100"),
     option("--name", default="mine", help="of the study: runs/NAME, figures/NAME; 'mine'"),
-    *profile_options("whose settings are taken"),
+    *profile_options("whose settings are taken; finetune", "finetune"),
 )
 def finetune(options: Namespace) -> int:
     import yaml

@@ -66,7 +66,9 @@ class RunSettings(DataSettings, ScoringSettings):
     profile: str = Field(pattern=r"^\w[\w.+-]*$", description="name; results lie in runs/NAME and figures/NAME")
     method: Literal["smart_iqa", "hyper_iqa"] = "smart_iqa"
     backbone: str = Field(description="a timm model, with its weights' tag")
-    pretrained: bool | str = Field(True, description="true, false, or the path of a weights file")
+    pretrained: bool | str = Field(
+        True, description="true, false, the path of a backbone's weights file, or: default, to go on from that model"
+    )
     use_attention: bool = True
     use_multiscale: bool = True
     use_hyper: bool = Field(True, description="false: one fixed regressor in place of the hyper-network's")

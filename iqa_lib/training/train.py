@@ -92,11 +92,20 @@ def train(settings: RunSettings, images: ImageSet | None = None) -> Run:
 
 
 def build_model(settings: RunSettings) -> BlindIQA:
-    common = {"backbone": settings.backbone, "pretrained": settings.pretrained, "image_size": settings.crop_size}
+    """Before training; raises WeightsError, and CheckpointError where the default model has other parts."""
+    goes_on = settings.pretrained == "default"
+    common = {"backbone": settings.backbone, "image_size": settings.crop_size}
+    common["pretrained"] = False if goes_on else settings.pretrained
     if settings.method == "hyper_iqa":
-        return HyperIQA(**common)
-    parts = {key: getattr(settings, key) for key in ("use_attention", "use_multiscale", "use_hyper")}
-    return SmartIQA(**parts, **common)
+        model = HyperIQA(**common)
+    else:
+        parts = {key: getattr(settings, key) for key in ("use_attention", "use_multiscale", "use_hyper")}
+        model = SmartIQA(**parts, **common)
+    if goes_on:
+        trained = SmartIQA.default().state_dict()
+        require_same_tensors(trained, model.state_dict(), "`pretrained: default`", "the model of these settings")
+        model.load_state_dict(trained)
+    return model
 
 
 def _train(run: Run, settings: RunSettings, images: ImageSet, accelerator: Accelerator) -> None:
@@ -200,7 +209,7 @@ class Loop:
             compiled(model)
         if not settings.freeze_backbone and images.fits(accelerator.device):
             images.keep_on(accelerator.device)
-        if settings.protocol == "honest":
+        if settings.protocol == "honest" and settings.pretrained != "default":
             model.head.start_at(float(images.scores(rows).mean()))
         optimizer = _optimizer(model, settings)
         batches = math.ceil(len(rows) * settings.train_crops / settings.batch_size)
