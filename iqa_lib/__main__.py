@@ -4,6 +4,7 @@ Everything slow (papermill, torch, pandas) is imported by the verb that needs it
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -43,9 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in paths.FULL | paths.FORBIDDEN:
+        refused: object = f"'{str(error.filename)[:60]}…' is longer than any file's name can be."
+        if error.errno in paths.FULL | paths.FORBIDDEN:
+            refused = paths.storage_error(error, Path(error.filename or paths.HOME))
+        elif error.errno != errno.ENAMETOOLONG:
             raise
-        refused = paths.storage_error(error, Path(error.filename or paths.HOME))
         print(f"error: {shown(str(refused))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:

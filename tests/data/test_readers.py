@@ -614,6 +614,8 @@ FAULTS = {
     "no rows": ("image,score\n", "has no rows"),
     "nothing at all": ("", "is not a readable CSV"),
     "too many cells": ("image,score\na.png,1\nb.png,2,3,4\n", "line 3 .* more cells than the header"),
+    "a workbook named CSV": (b"PK\3\4\x14\0\6\0", "a workbook or archive under another name.*CSV UTF-8"),
+    "an older workbook named CSV": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook or archive under another name"),
     "no encoding": (b"image,score\n\x81\x8d.png,1\n", "line 2: not in CP1252 .byte 0x81.*CSV UTF-8"),
     "half of UTF-16": ("image,score\na.png,1\n".encode("utf-16")[:-1], "not in UTF-16"),
 }

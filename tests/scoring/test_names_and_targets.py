@@ -339,6 +339,15 @@ def test_a_full_disk_names_a_way_out_that_helps(tmp_path, monkeypatch):
             paths.write_atomically(Path("/dev/full"), "x")
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["data check {}", "data check {}.csv", "train --dry-run --profile {}", "finetune {}.csv", "score {}", "verify {}"],
+)
+def test_a_name_longer_than_any_files_is_refused_in_words(given, capsys):
+    assert __main__.main(given.format("x" * 300).split()) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))

@@ -29,6 +29,15 @@ from iqa_lib.paths import printable
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
+NO_TEXT = (
+    b"PK\3\4",
+    b"\xd0\xcf\x11\xe0",
+    b"\x1f\x8b",
+    b"\xfd7zXZ",
+    b"7z\xbc\xaf",
+    b"%PDF",
+    b"{\\rtf",
+)  # a file begins so
 LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "bars": "|", "white space": None}  # None: of any kind
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", re.IGNORECASE)
@@ -42,6 +51,8 @@ def read_text(path: Path) -> str:
 def decoded(path: Path) -> tuple[str, str]:
     """The text of a file, with ``\\n`` at the end of each line, and its encoding."""
     content = path.read_bytes()
+    if content.startswith(NO_TEXT):
+        raise DataError(f"{path} is a workbook or archive under another name: open it, and save it as 'CSV UTF-8'.")
     encoding = _encoding(content, path.parent)
     try:
         text = content.decode(encoding).replace("\ufeff", "")  # also of files that were joined
