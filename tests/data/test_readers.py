@@ -629,6 +629,13 @@ def test_a_fault_names_file_and_line_and_the_mend(own, fault):
     assert "\n" not in str(error.value) and "labels.csv" in str(error.value)
 
 
+def test_a_file_larger_than_labels_are_is_not_read(own):
+    path = own("image,score\na.png,1\n")
+    os.truncate(path, 10**10)  # takes no room
+    with pytest.raises(DataError, match=r"holds 10,000,000,000 bytes, more than a label file has"):
+        load_table(path)
+
+
 def test_all_faults_come_in_one_message(own):
     path = own("image,score,split\na.png,good,train\nz.png,500,train\na.png,2,dev\n,4,test\n")
     table, faults = read_labels(path)

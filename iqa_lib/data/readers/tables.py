@@ -50,6 +50,7 @@ def read_text(path: Path) -> str:
 
 def decoded(path: Path) -> tuple[str, str]:
     """The text of a file, with ``\\n`` at the end of each line, and its encoding."""
+    _refuse_bomb(path, path.stat().st_size)
     content = path.read_bytes()
     if content.startswith(NO_TEXT):
         raise DataError(f"{path} is a workbook or archive under another name: open it, and save it as 'CSV UTF-8'.")
@@ -251,7 +252,7 @@ def _flat(values: np.ndarray) -> np.ndarray:
 def _refuse_bomb(path: Path, unpacked: int) -> None:
     if unpacked > LARGEST_LABELS:
         raise DataError(
-            f"{path} unpacks to {unpacked:,} bytes, more than a label file has ({LARGEST_LABELS:,} are allowed). It is "
+            f"{path} holds {unpacked:,} bytes, more than a label file has ({LARGEST_LABELS:,} are allowed). It is "
             f"damaged or not to be trusted."
         )
 
