@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -227,4 +228,6 @@ def save_maps(scorer: Scorer, table: pd.DataFrame, folder: Path) -> None:
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=150)
         plt.close(figure)
+        if len(name := os.fsencode(below.name)) > paths.LONGEST_NAME:  # no room for .png behind it
+            below = below.with_name(f"{name[:100].decode(errors='ignore')}… {zlib.crc32(name):08x}")
         paths.write_atomically(folder / f"{below}.png", content.getvalue())

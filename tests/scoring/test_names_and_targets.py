@@ -32,6 +32,7 @@ NAMES = {
     "GBK": "照片.jpg".encode("gbk"),
     "beyond Latin-1": "照片 😀.jpg".encode(),
     "a control sequence and a new line": b"a\x1b[31m\n.jpg",
+    "the longest name that there is": ("照" * 83 + "ab.jpg").encode(),
     "other scripts": "हिन्दी صورة.jpg".encode(),
     "writing turned round, and what TeX would take for a formula": "\u202egpj.$\\x$.jpg".encode(),
 }
