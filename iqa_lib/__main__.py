@@ -44,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        refused: object = f"'{str(error.filename)[:60]}…' is longer than any file's name can be."
+        refused = f"'{str(error.filename)[:60]}…' is longer than any file's name can be."
         if error.errno in paths.FULL | paths.FORBIDDEN:
-            refused = paths.storage_error(error, Path(error.filename or paths.HOME))
+            refused = str(paths.storage_error(error, Path(error.filename or paths.HOME)))
         elif error.errno != errno.ENAMETOOLONG:
             raise
-        print(f"error: {shown(str(refused))}", file=sys.stderr)
+        print(f"error: {shown(refused)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:
         print("Interrupted. What is finished is kept: the same command resumes there.", file=sys.stderr)

@@ -156,10 +156,10 @@ def _explain(source: str | Path | Image.Image, error: Exception) -> str:
 def _to_rgb(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if image.mode[0] in "IF":  # 16 bits, of either byte order, or 32
         grey = np.asarray(image)
-        white = 65535 if ";16" in image.mode or (image.format, image.mode) == ("PPM", "I") else _white_of(grey)
+        full = 65535 if ";16" in image.mode or (image.format, image.mode) == ("PPM", "I") else _white_of(grey)
         if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
-            grey = white - grey  # white is 0: Pillow knows this of 8 bits only
-        image = Image.fromarray(np.clip(np.round(grey * np.float32(255 / white)), 0, 255).astype(np.uint8))
+            grey = full - grey  # white is 0: Pillow knows this of 8 bits only
+        image = Image.fromarray(np.clip(np.round(grey * np.float32(255 / full)), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")

@@ -29,15 +29,7 @@ from iqa_lib.paths import printable
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
-NO_TEXT = (
-    b"PK\3\4",
-    b"\xd0\xcf\x11\xe0",
-    b"\x1f\x8b",
-    b"\xfd7zXZ",
-    b"7z\xbc\xaf",
-    b"%PDF",
-    b"{\\rtf",
-)  # a file begins so
+NO_TEXT = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"\x1f\x8b", b"%PDF", b"{\\rtf")  # how workbooks and archives begin
 LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "bars": "|", "white space": None}  # None: of any kind
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", re.IGNORECASE)
