@@ -5,6 +5,7 @@ of panels returns its Figure. `figures_inside` draws stage weights and maps.
 """
 
 import itertools
+import logging
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from iqa_lib.progress import shown
 OTHER_SCRIPTS = {"Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Unifont"}
 OTHER_SCRIPTS |= {"Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Lohit Devanagari"}
 OTHER_SCRIPTS |= {"Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS"}
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # says which of them have no such weight
 warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")  # one a letter, of a name that tables hold in full
 COLOURS = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": COLOURS[0], "val": COLOURS[1], "test": COLOURS[2]}
