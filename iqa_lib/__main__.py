@@ -4,6 +4,7 @@ Everything slow (papermill, torch, pandas) is imported by the verb that needs it
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -43,9 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in paths.FULL | paths.FORBIDDEN:
+        refused = f"'{str(error.filename)[:60]}…' is longer than any file's name can be."
+        if error.errno in paths.FULL | paths.FORBIDDEN:
+            refused = str(paths.storage_error(error, Path(error.filename or paths.HOME)))
+        elif error.errno != errno.ENAMETOOLONG:
             raise
-        print(f"error: {paths.storage_error(error, Path(error.filename or paths.HOME))}", file=sys.stderr)
+        print(f"error: {shown(refused)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupted:
         print("Interrupted. What is finished is kept: the same command resumes there.", file=sys.stderr)
@@ -160,7 +164,9 @@ def score(options: Namespace) -> int:
     faults = table[table["fault"] != ""]
     if options.json:
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        print(json.dumps(rows, indent=1, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
+        plain = shown(text) == text and "utf" in (sys.stdout.encoding or "").lower()
+        print(text if plain else json.dumps(rows, indent=1))
     elif not to_stdout:
         _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     told = [f"no score: {in_a_line(row.image)} {row.fault}" for row in faults.itertuples()]

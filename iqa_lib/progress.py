@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,25 @@ def print_table(rows: Iterable[tuple[str, ...]], *columns: Any) -> None:
     console.print(table)
 
 
+UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # Unicode's categories of control and format characters and of line separators
+JOINED = "(?<=[^\0-\xff])[\u200c\u200d]"  # what joins or parts letters of Persian or Hindi, or emoji, belongs to them
+
+
 def shown(text: str) -> str:
-    """Without what would command a terminal."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Without what would command a terminal, turn the direction of writing or hide, but for new lines: escaped."""
+    if text.isprintable():
+        return text
+    return re.sub(f"({JOINED})|[^\n -~]", lambda found: found[1] or _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode() if unicodedata.category(character) in UNSEEN else character
 
 
 def in_a_line(name: str) -> str:
-    return shown(name).replace("\n", r"\x0a")
+    return shown(name).replace("\n", r"\n")
+
+
+def on_page(value: Any) -> Any:
+    """As `shown`, for jinja2's ``finalize``: safe markup stays that."""
+    return type(value)(shown(value)) if isinstance(value, str) else value

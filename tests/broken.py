@@ -22,7 +22,7 @@ def broken(kind, path, picture):
     elif kind == "strip":
         Image.new("L", (1, 10_000)).save(path, format="PNG")
     elif kind == "float":
-        Image.fromarray(np.zeros((40, 40), np.float32)).save(path, format="TIFF")
+        Image.fromarray(np.full((40, 40), 0.2, np.float32)).save(path, format="TIFF")
     elif kind == "32 bit":
         Image.fromarray(np.full((40, 40), 70_000, np.int32)).save(path, format="TIFF")
     elif kind == "bomb":  # a header that promises 400 million pixels
@@ -40,7 +40,7 @@ BROKEN = {
     "pointer": "is a pointer of Git LFS: git lfs pull",
     "header alone": "is no image|cannot be decoded",
     "strip": "1 x 10000 pixels is a strip longer than 50 times",
-    "float": "floating-point pixels",
-    "32 bit": "more than 16 bits",
+    "float": "grey of 32 bits from 0.2 to 0.2, where white may be 1, 255, 65535",
+    "32 bit": "grey of 32 bits from 70000 to 70000",
     "bomb": "is larger than 178,956,970 pixels",
 }

@@ -19,6 +19,11 @@ LONG = (
 )
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores: much of the time goes into waiting, for kernels, browsers and processes to be killed."""
+    return min((os.cpu_count() or 1) + 1, 4)
+
+
 def pytest_collection_modifyitems(items):
     order = {f"test_{name}": place for place, name in enumerate(LONG.split())}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))

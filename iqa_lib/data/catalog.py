@@ -22,6 +22,7 @@ from iqa_lib.data.readers.files import Layout, subfolders
 from iqa_lib.data.readers.own import OWN_SUFFIXES, own_label_file, read_own
 from iqa_lib.errors import DataError
 from iqa_lib.profile import DataSettings
+from iqa_lib.progress import shown
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def load_table(
     if faults:
         raise DataError(" | ".join([*faults, *reading]))
     for sentence in reading:
-        print(f"{name}: {sentence}", file=sys.stderr)
+        print(shown(f"{name}: {sentence}"), file=sys.stderr)
     table = divided(table, split_seed, validation, test_only)
     first = ["image", "path", "score", "split", "reference"]
     table = table[[*first, *(column for column in table if column not in first)]]

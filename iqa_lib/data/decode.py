@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageCms, ImageMode, ImageOps, TiffImagePlugin,
 from iqa_lib.errors import ImageError
 from iqa_lib.paths import is_stream
 from iqa_lib.profile import Preparation
+from iqa_lib.progress import in_a_line
 
 LONGEST = 50  # times the short side: a strip enlarged to the crop size would fill the memory
 REDUCING_GAP = 2  # a photograph is opened at no less than this many times its working size, if it has that
@@ -29,6 +30,8 @@ PHOTOGRAPHS = [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tif
 PHOTOGRAPHS += [".heic", ".heif", ".hif", ".mpo"]
 RAW = ".dng .cr2 .cr3 .crw .nef .nrw .arw .raf .orf .rw2 .rwl .pef .srw .x3f .3fr .iiq".split()  # noqa: SIM905
 NO_PICTURE = "is a camera's raw file, not developed yet: export it as JPEG or TIFF"
+AS_8_BITS = "save it with 8 bits per channel, by ImageMagick: magick IN.tif -depth 8 OUT.png, and look at it"
+WHITE = (1, 255, 65535)  # of grey in 32 bits, whole numbers or not: taken where the brightest pixel has at least half
 HDR = (16, 18)  # PQ and HLG among the transfer characteristics of ITU-T H.273
 SAME_COLOURS = 2  # levels of 255: no two programs write the sRGB profile alike
 PROBE = Image.fromarray(np.stack(np.meshgrid(*[np.linspace(0, 255, 9)] * 3), -1).reshape(27, 27, 3).astype(np.uint8))
@@ -64,7 +67,7 @@ def _explain_tiff(tags: TiffImagePlugin.ImageFileDirectory_v2, named_raw: bool) 
         and tags.get(ExifTags.Base.Compression, 1) == 1
         and 16 in tags.get(ExifTags.Base.BitsPerSample, ())
     ):
-        return "has 16 bits per channel in separate planes: save it with interleaved channels, or with 8 bits"
+        return f"has 16 bits per channel in separate planes: {AS_8_BITS}"
     return ""
 
 
@@ -72,8 +75,9 @@ def decode(path: str | Path, resolution: int, crop_size: int) -> np.ndarray:
     """Read any image file as upright RGB, uint8 H x W x 3, at working size.
 
     The main picture of several, the first frame of an animation; transparent parts on white, as on a web page; 16 bits
-    scaled to 8; colours of another profile converted to sRGB. Images of up to 178 million pixels (Pillow's own limit).
-    Where it is more than twice as large as needed, a JPEG is decoded at a half, a quarter or an eighth of its size.
+    scaled to 8, and 32 bits of grey where its range is plain; colours of another profile converted to sRGB. Images of
+    up to 178 million pixels (Pillow's own limit). Where it is more than twice as large as needed, a JPEG is decoded at
+    a half, a quarter or an eighth of its size.
 
     Raises:
         ImageError: the file is no image, is damaged, or is too large or too long a strip.
@@ -98,7 +102,7 @@ def read_image(source: str | Path | Image.Image, size: WorkingSize) -> np.ndarra
             ImageOps.exif_transpose(file, in_place=True)
             convert, fault = to_srgb(file)
             if fault:
-                name = "An image" if isinstance(source, Image.Image) else source
+                name = "An image" if isinstance(source, Image.Image) else in_a_line(str(source))
                 print(f"{name}: its colour profile cannot be used and is ignored ({fault}).", file=sys.stderr)
             image, factor = file, min(file.size) // (REDUCING_GAP * min(height, width))
             if convert is not as_it_is and factor > 1 and file.mode in ("RGB", "CMYK"):
@@ -140,7 +144,7 @@ def _explain(source: str | Path | Image.Image, error: Exception) -> str:
         if start[4:11] in (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf") and "HEIF" not in FORMATS:
             return "is a HEIC photograph: pip install pillow-heif to read such files, or export it as JPEG"
         if start[:4] in (b"II*\0", b"MM\0*"):
-            return "is a TIFF of a kind that Pillow cannot read: save it as RGB with 8 bits per channel"
+            return f"is a TIFF of a kind that Pillow cannot read: {AS_8_BITS}"
         return (
             "is a pointer of Git LFS: git lfs pull" if start == b"version http" else "is no image that Pillow can read"
         )
@@ -150,21 +154,30 @@ def _explain(source: str | Path | Image.Image, error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bit, of either byte order, or 32
+    if image.mode[0] in "IF":  # 16 bits, of either byte order, or 32
         grey = np.asarray(image)
+        full = 65535 if ";16" in image.mode or (image.format, image.mode) == ("PPM", "I") else _white_of(grey)
         if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
-            grey = 65535 - grey  # white is 0: Pillow knows this of 8 bits only
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("grey values of more than 16 bits; save it with 8 or 16 bits per channel")
-        image = Image.fromarray(np.round(grey / np.float32(257)).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels of unknown range; save it with 8 or 16 bits per channel")
+            grey = full - grey  # white is 0: Pillow knows this of 8 bits only
+        image = Image.fromarray(np.clip(np.round(grey * np.float32(255 / full)), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(convert(image.convert("RGB")), mask=image.getchannel("A"))
         return white
     return convert(image)
+
+
+def _white_of(grey: np.ndarray) -> int:
+    low, high = grey.min(), grey.max()
+    for white in WHITE:
+        rounding = white / 510  # half a step of 8 bits
+        if low >= -rounding and (white / 2 <= high <= white + rounding or low == high == 0):
+            return white
+    raise ValueError(
+        f"grey of 32 bits from {low:g} to {high:g}, where white may be {', '.join(map(str, WHITE))} or else; scale it "
+        f"to 0–255 and save it with 8 bits"
+    )
 
 
 def as_it_is(image: Image.Image) -> Image.Image:

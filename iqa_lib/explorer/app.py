@@ -30,6 +30,7 @@ from iqa_lib.explorer.answers import Answers, digest, labelled, read_upload
 from iqa_lib.explorer.request import Picture, Request
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
+from iqa_lib.progress import in_a_line
 from iqa_lib.training.predictor import ALPHAS
 from iqa_lib.training.runs import Run
 
@@ -140,7 +141,8 @@ class Explorer:
         names = [Path(str(name)).name for name in self._images.table["image"].iloc[self._rows]]
         uploads = [(f"uploaded · {p.name}", key) for key, p in reversed(self._uploads.items())]
         rows = zip(self._test_scores, names, self._rows, strict=True)
-        return uploads + [(f"{score:.0f} · {name}", row.item()) for score, name, row in rows]
+        choices = uploads + [(f"{score:.0f} · {name}", row.item()) for score, name, row in rows]
+        return [(in_a_line(text), key) for text, key in choices]
 
     def _say(self, text: str, sign: str) -> None:
         self.status.value = drawing.status(text, sign)

@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.explorer.request import Mark, Request
 from iqa_lib.models.backbones import STRIDES
+from iqa_lib.progress import on_page
+from iqa_lib.study.figures import named
 from iqa_lib.study.figures_inside import STAGE_COLOURS
 
 PHOTO = (440, 330)  # px: width, height of the photograph and of the overlay
@@ -106,7 +108,7 @@ def _y(score: float) -> float:
 
 
 _templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, finalize=on_page
 )
 _templates.globals.update(
     PHOTO=PHOTO, CELL=CELL, GAP=GAP, STRIP=STRIP, QUIET=QUIET, GRADIENT=GRADIENT, TROUBLE=TROUBLE, x=_x, y=_y
@@ -183,7 +185,7 @@ def sheet(kept: list[Request]) -> bytes:
         axis.imshow(_fit(request.pixels_HWC, (300, 225)))
         text = [*request.title().split("\n"), *(f"{mark.score:.1f}  {mark.name}" for mark in request.marks())]
         short = [line if len(line) < 44 else f"{line[:40]} …" for line in text]
-        axis.set_title("\n".join(short), fontsize=7.5, parse_math=False)  # a dollar in a name is a dollar
+        named("\n".join(short), axis, fontsize=7.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     return buffer.getvalue()
@@ -196,12 +198,12 @@ def snapshot(request: Request) -> Figure:
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.15, 1])
     first, *others = np.ravel(upper.subplots(1, 1 + len(maps)))
     first.imshow(request.pixels_HWC)
-    first.set_title(request.title(), fontsize=8.5, parse_math=False)
+    named(request.title(), first, fontsize=8.5)
     grey, span = _grey(request.pixels_HWC), quality_span(maps)
     for axis, mark, map_HW in zip(others, marks, maps, strict=True):
         axis.imshow(grey, cmap="grey")
         shown = axis.imshow(map_HW, cmap="viridis", vmin=span[0], vmax=span[1], alpha=0.6)
-        axis.set_title(f"{mark.name}: {mark.score:.1f}", fontsize=8.5, parse_math=False)
+        named(f"{mark.name}: {mark.score:.1f}", axis, fontsize=8.5)
     bar = upper.colorbar(shown, ax=others, label="local quality (points)", shrink=0.8)
     bar.solids.set_alpha(1)
     for axis in (first, *others):

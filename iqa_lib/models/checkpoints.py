@@ -60,10 +60,9 @@ def _matching_model(reference: Mapping[str, Tensor], label: str) -> BlindIQA:
         embedding = reference["swin.backbone.patch_embed.proj.weight"].shape[0]
         last_channels = reference["swin.lda4_fc.weight"].shape[1]
         hyper_channels = reference["conv1.0.weight"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(
-            f"{label} is no SMART-IQA or HyperIQA checkpoint: it lacks the tensor {error}."
-        ) from error
+    except (KeyError, IndexError) as error:
+        fault = f"it lacks the tensor {error}" if isinstance(error, KeyError) else "a tensor has too few dimensions"
+        raise CheckpointError(f"{label} is no SMART-IQA or HyperIQA checkpoint: {fault}.") from error
     depth = len({k.split(".")[4] for k in reference if k.startswith("swin.backbone.layers_2.blocks.")})
     sizes = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base"}
     if (embedding, depth) not in sizes:

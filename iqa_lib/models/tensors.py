@@ -50,9 +50,31 @@ def state_dict_in(content: object, label: str, wrappers: Sequence[str] = ()) -> 
     for key in wrappers:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise CheckpointError(f"{label} holds no state dict, a mapping of names to tensors.")
+    for name, tensor in content.items():
+        if fault := _not_plain(tensor):
+            raise CheckpointError(
+                f"{label} holds {name!r}, a tensor {fault}: save the state dict of the model as it was trained, in 16 "
+                f"to 64 bits and with its values."
+            )
     return content
+
+
+def _not_plain(tensor: Tensor) -> str:
+    """What makes it more, or less, than an array of numbers that a network can take."""
+    if tensor.is_meta:
+        return "on the device 'meta', without values"
+    if tensor.is_nested:
+        return "that is nested"
+    if tensor.layout != torch.strided:
+        return f"that is {tensor.layout}"
+    floating = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of fewer bits none is without scales
+    if tensor.is_quantized or tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in floating):
+        return f"that is {tensor.dtype}"
+    return ""
 
 
 def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: str, model: str = "the model") -> None:
@@ -66,7 +88,7 @@ def require_same_tensors(given: object, expected: Mapping[str, Tensor], label: s
             faults.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(wanted.shape)}")
         elif name.endswith(DERIVED):
             continue
-        elif tensor.is_floating_point() != wanted.is_floating_point() or tensor.is_complex():
+        elif tensor.is_floating_point() != wanted.is_floating_point():
             faults.append(f"{name} is {tensor.dtype}, expected {wanted.dtype}")
         elif not tensor.isfinite().all():
             faults.append(f"{name} holds values that are not finite")

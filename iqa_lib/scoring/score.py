@@ -35,7 +35,7 @@ from iqa_lib.models.checkpoints import load_reference_checkpoint
 from iqa_lib.models.smart_iqa import DEFAULT, BlindIQA, HyperIQA, SmartIQA
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import ScoringSettings, load_profile
-from iqa_lib.progress import Progress
+from iqa_lib.progress import Progress, in_a_line
 from iqa_lib.scoring import certainty
 from iqa_lib.scoring.found import find_images
 from iqa_lib.training.predictor import EVALUATION_BATCH, Predictor, on_every_core
@@ -230,7 +230,7 @@ def _as_arrays(images: Tensor) -> list[np.ndarray]:
 
 
 def faults_of(table: pd.DataFrame) -> str:
-    faults = [f"{row.image} {row.fault}" for row in table.itertuples() if row.fault]
+    faults = [f"{in_a_line(str(row.image))} {row.fault}" for row in table.itertuples() if row.fault]
     return f"{len(faults)} of {len(table)} images have no score: {'; '.join(faults)}." if faults else ""
 
 
@@ -406,7 +406,8 @@ def _as_image(source: Source) -> str | Path | Image.Image:
     if not isinstance(source, np.ndarray):
         return source
     try:
-        if source.ndim not in (2, 3):  # Pillow takes a list of numbers for a picture one pixel wide
+        # Pillow takes a list of numbers for a picture one pixel wide, and floats whose white is nowhere said.
+        if source.ndim not in (2, 3) or source.dtype.kind == "f":
             raise ValueError
         return Image.fromarray(source)
     except (TypeError, ValueError):

@@ -5,27 +5,38 @@ of panels returns its Figure. `figures_inside` draws stage weights and maps.
 """
 
 import itertools
+import logging
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from iqa_lib import metrics
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.images import ImageSet
+from iqa_lib.progress import shown
 
+# Fonts that systems and their packages have for scripts which DejaVu lacks: where one is installed, names are legible.
+OTHER_SCRIPTS = {"Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Unifont"}
+OTHER_SCRIPTS |= {"Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Lohit Devanagari"}
+OTHER_SCRIPTS |= {"Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS"}
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # says which of them have no such weight
+warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")  # one a letter, of a name that tables hold in full
 COLOURS = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": COLOURS[0], "val": COLOURS[1], "test": COLOURS[2]}
 sns.set_theme(
     style="ticks",
     palette="colorblind",
     font_scale=0.9,
-    rc={"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "pdf.fonttype": 42}
+    rc={"font.family": ["sans-serif", "DejaVu Sans", *sorted(OTHER_SCRIPTS & set(font_manager.get_font_names()))]}
+    | {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "pdf.fonttype": 42}
     | {"legend.frameon": False, "legend.fontsize": 8},
 )
 
@@ -33,6 +44,11 @@ sns.set_theme(
 def axes_or_new(ax: Axes | None, width: float, height: float) -> Axes:
     """The caller's Axes, or those of a new figure of this size in inches."""
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
+
+
+def named(title: str, ax: Axes, **style: float | str) -> None:
+    """A title that may hold a file's name: no letter of it is a command, a dollar is a dollar."""
+    ax.set_title(shown(title), parse_math=False, **style)
 
 
 def panels(number: int, columns: int, width: float, height: float, **options) -> tuple[Figure, np.ndarray]:
@@ -183,7 +199,7 @@ def error_by_group(test: pd.DataFrame, group: str, ax: Axes | None = None) -> Ax
     sns.boxplot(data, x="error", y=group, order=order, color=COLOURS[0], width=0.6, fliersize=2, ax=ax)
     ax.axvline(0, color="0.5", lw=1, ls="--")
     counts = data[group].value_counts()
-    ax.set_yticks(range(len(order)), [f"{name} (n = {counts[name]})" for name in order])
+    ax.set_yticks(range(len(order)), [shown(f"{name} (n = {counts[name]})") for name in order], parse_math=False)
     ax.set(xlabel="prediction − score (points)", ylabel="")
     return ax
 

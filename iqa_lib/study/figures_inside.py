@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,10 +15,10 @@ from matplotlib.figure import Figure
 from iqa_lib import metrics, paths
 from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image
 from iqa_lib.data.images import ImageSet
-from iqa_lib.progress import Progress
+from iqa_lib.progress import Progress, in_a_line
 from iqa_lib.scoring.score import Scorer
 from iqa_lib.study import attention, maps
-from iqa_lib.study.figures import COLOURS, axes_or_new, interval_dots, panels
+from iqa_lib.study.figures import COLOURS, axes_or_new, interval_dots, named, panels
 
 STAGES = ["stage 1", "stage 2", "stage 3", "stage 4"]
 STAGE_COLOURS = sns.color_palette("viridis", 4)  # dark to light with depth, readable when printed in grey
@@ -185,7 +186,7 @@ def activation_by_level(table: pd.DataFrame) -> Figure:
 def photograph(image: np.ndarray, title: str, ax: Axes, fontsize: float | str = "large") -> Axes:
     """An image under its title."""
     ax.imshow(image, cmap="gray")  # which colour images ignore
-    ax.set_title(title, fontsize=fontsize)
+    named(title, ax, fontsize=fontsize)
     ax.axis("off")
     return ax
 
@@ -222,9 +223,11 @@ def save_maps(scorer: Scorer, table: pd.DataFrame, folder: Path) -> None:
         with quiet_pillow():
             image_HWC = read_image(file, WorkingSize.of_settings(scorer.settings))
         figure, (left, right) = panels(2, 2, 4.5, 3.6)
-        photograph(image_HWC, f"{paths.printable(below)}: {row.score:.1f}", left)
+        photograph(image_HWC, f"{in_a_line(paths.printable(below))}: {row.score:.1f}", left)
         quality_over(image_HWC, maps.quality_map(scorer.settings, scorer.model, image_HWC), right, vmin=0, vmax=100)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=150)
         plt.close(figure)
+        if len(name := os.fsencode(below.name)) > paths.LONGEST_NAME:  # no room for .png behind it
+            below = below.with_name(f"{name[:100].decode(errors='ignore')}… {zlib.crc32(name):08x}")
         paths.write_atomically(folder / f"{below}.png", content.getvalue())

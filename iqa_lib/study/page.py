@@ -1,5 +1,6 @@
 """What a notebook leaves behind: figures, tables and one result file that the runner and the report read."""
 
+import html
 import io
 import itertools
 import json
@@ -155,9 +156,9 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """The table as notebooks show it: four digits, the best measured value in bold."""
     return (
         table.style.hide(axis="index")
-        .format(precision=4, na_rep="–")
+        .format(precision=4, na_rep="–", escape="html")
         .highlight_max(subset=_competed_in(table), props="font-weight: bold")
-        .set_caption(caption)
+        .set_caption(html.escape(caption, quote=False))
     )
 
 

@@ -1,6 +1,7 @@
 """Image files as telephones, cameras and programs write them."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -223,16 +224,23 @@ def test_without_its_reader_a_heic_is_named_with_the_way_out(tmp_path, monkeypat
 # --- raw files, and TIFF files that Pillow misunderstands ---
 
 
-def tiff(path, pixels, tags=(), photometric=2, planes=1, kind="H"):
-    """An uncompressed little-endian TIFF of one strip, or one a plane."""
+def lzw(content):
+    """Of nothing but literals, in 9 bits each: the table is cleared before it needs 10."""
+    codes = [code for at in range(0, len(content), 250) for code in (256, *content[at : at + 250])] + [257]
+    bits = "".join(f"{code:09b}" for code in codes)
+    return bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
+
+
+def tiff(path, pixels, tags=(), photometric=2, planes=1, compression=(1, bytes)):
+    """A little-endian TIFF of one strip, or one a plane; ``compression``: its number and its function."""
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, channels = pixels.shape
-    content = (np.moveaxis(pixels, -1, 0) if planes == 2 else pixels).astype(f"<u{pixels.itemsize}").tobytes()
-    strips = channels if planes == 2 else 1
-    size = len(content) // strips
-    bits, offsets, counts = [8 * pixels.itemsize] * channels, [8 + n * size for n in range(strips)], [size] * strips
-    entries = {256: [width], 257: [height], 258: bits, 259: [1], 262: [photometric], 273: offsets, 277: [channels]}
-    entries |= {278: [height], 279: counts, 284: [planes], **{tag: [value] for tag, value in tags}}
+    parts = np.moveaxis(pixels, -1, 0) if planes == 2 else [pixels]
+    strips = [compression[1](part.astype(pixels.dtype.newbyteorder("<")).tobytes()) for part in parts]
+    content, counts = b"".join(strips), [len(strip) for strip in strips]
+    bits, offsets = [8 * pixels.itemsize] * channels, [8 + sum(counts[:n]) for n in range(len(strips))]
+    entries = {256: [width], 257: [height], 258: bits, 259: [compression[0]], 262: [photometric], 273: offsets}
+    entries |= {277: [channels], 278: [height], 279: counts, 284: [planes], **{tag: [value] for tag, value in tags}}
     start = 8 + len(content)
     extra_at, table, extra = start + 2 + 12 * len(entries) + 4, b"", b""
     for tag, values in sorted(entries.items()):
@@ -279,5 +287,52 @@ def test_16_bits_of_each_layout_are_read_or_refused(tmp_path, photo):
     tiff(tmp_path / "x.tif", 65535 - grey.astype(np.uint16) * 257, photometric=0)  # white is 0
     assert difference(tmp_path / "x.tif", np.stack([grey] * 3, -1)) == 0
     tiff(tmp_path / "x.tif", wide.astype(np.uint32) << 16)
-    with pytest.raises(ImageError, match="a TIFF of a kind that Pillow cannot read: save it as RGB with 8 bits"):
+    with pytest.raises(ImageError, match=r"a TIFF of a kind that Pillow cannot read: .* magick IN\.tif -depth 8 OUT"):
         decode(tmp_path / "x.tif", 384, 32)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("compression", [(5, lzw), (8, zlib.compress)], ids=["LZW", "deflate"])
+def test_compressed_16_bits_are_read(tmp_path, photo, compression, planes):
+    tiff(tmp_path / "x.tif", np.asarray(photo).astype(np.uint16) * 257, planes=planes, compression=compression)
+    assert difference(tmp_path / "x.tif", photo) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "white"), [("f4", 1), ("f4", 1.0000001), ("f4", 255), ("f4", 65535), ("i4", 255), ("i4", 65535)]
+)
+def test_32_bits_of_grey_are_scaled_by_their_range(tmp_path, photo, kind, white):
+    grey = np.asarray(photo.convert("L")) / 255
+    for darkest, brightest in ((0, 1), (0.1, 0.7)):  # as in photographs that have no white in them
+        meant = darkest + (brightest - darkest) * (grey - grey.min()) / np.ptp(grey)
+        Image.fromarray((meant * white).astype(kind)).save(tmp_path / "x.tif")
+        assert difference(tmp_path / "x.tif", np.stack([meant * 255] * 3, -1)) < 1
+    tiff(tmp_path / "x.tif", ((1 - meant) * white).astype("f4"), [(339, 3)], photometric=0)  # white is 0
+    assert difference(tmp_path / "x.tif", np.stack([meant * 255] * 3, -1)) < 1
+
+
+@pytest.mark.parametrize("kind", ["f4", "i4"])
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (0, 1023), (0, 16383), (0, 100_000), (-9, 255), (-1, 1)])
+def test_32_bits_of_grey_whose_white_is_not_plain_are_refused_in_words(tmp_path, kind, low, high):
+    Image.fromarray(np.linspace(low, high, 1600).reshape(40, 40).astype(kind)).save(tmp_path / "x.tif")
+    with pytest.raises(ImageError, match=rf"grey of 32 bits from {low} to {high:g}.*; scale it to 0–255") as refused:
+        decode(tmp_path / "x.tif", 384, 32)
+    assert "where white may be 1, 255, 65535" in str(refused.value)
+
+
+def test_values_that_are_no_number_have_no_white_and_black_needs_none(tmp_path):
+    Image.fromarray(np.full((40, 40), np.nan, np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(ImageError, match="grey of 32 bits from nan to nan"):
+        decode(tmp_path / "x.tif", 384, 32)
+    for kind in ("f4", "i4"):
+        Image.fromarray(np.zeros((40, 40), kind)).save(tmp_path / "x.tif")
+        assert not decode(tmp_path / "x.tif", 384, 32).any()
+
+
+def test_a_dark_picture_that_says_its_bits_stays_dark(tmp_path):
+    dark = np.full((40, 40), 200, np.uint16)
+    for name in ("x.png", "x.tif"):
+        Image.fromarray(dark).save(tmp_path / name)
+        assert decode(tmp_path / name, 384, 32).max() == 1
+    (tmp_path / "x.pgm").write_bytes(b"P5 40 40 65535\n" + dark.astype(">u2").tobytes())
+    assert decode(tmp_path / "x.pgm", 384, 32).max() == 1

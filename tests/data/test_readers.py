@@ -614,6 +614,8 @@ FAULTS = {
     "no rows": ("image,score\n", "has no rows"),
     "nothing at all": ("", "is not a readable CSV"),
     "too many cells": ("image,score\na.png,1\nb.png,2,3,4\n", "line 3 .* more cells than the header"),
+    "a workbook named CSV": (b"PK\3\4\x14\0\6\0", "a workbook or archive under another name.*CSV UTF-8"),
+    "an older workbook named CSV": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook or archive under another name"),
     "no encoding": (b"image,score\n\x81\x8d.png,1\n", "line 2: not in CP1252 .byte 0x81.*CSV UTF-8"),
     "half of UTF-16": ("image,score\na.png,1\n".encode("utf-16")[:-1], "not in UTF-16"),
 }
@@ -625,6 +627,13 @@ def test_a_fault_names_file_and_line_and_the_mend(own, fault):
     with pytest.raises(DataError, match=message) as error:
         load_table(own(content))
     assert "\n" not in str(error.value) and "labels.csv" in str(error.value)
+
+
+def test_a_file_larger_than_labels_are_is_not_read(own):
+    path = own("image,score\na.png,1\n")
+    os.truncate(path, 10**10)  # takes no room
+    with pytest.raises(DataError, match=r"holds 10,000,000,000 bytes, more than a label file has"):
+        load_table(path)
 
 
 def test_all_faults_come_in_one_message(own):

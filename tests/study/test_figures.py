@@ -67,6 +67,15 @@ def test_a_panel_is_drawn_on_the_axes_given_or_on_its_own(draw):
     figure.canvas.draw()
 
 
+def test_a_name_in_a_figure_is_no_formula_and_no_command(tmp_path):
+    names = ["\u202egpj", "a $\\x$", "b"]
+    ax = figures.error_by_group(TEST.assign(reference=np.resize(names, len(TEST))), "reference")
+    figures.named("\x1b $\\x$", ax)
+    ax.figure.savefig(tmp_path / "x.pdf")
+    assert ax.get_title() == r"\x1b $\x$"
+    assert {label.get_text().split(" (n")[0] for label in ax.get_yticklabels()} == {r"\u202egpj", r"a $\x$", "b"}
+
+
 def test_a_page_saves_axes_as_the_figure_they_are_part_of(home):
     page = Page(load_profile("smoke"), "figures")
     saved = page.save(figures.residuals(TEST, "MOS"), "residuals", "Errors", TEST)

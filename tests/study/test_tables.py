@@ -52,6 +52,11 @@ def test_the_best_is_in_bold_only_where_methods_compete(table, best):
     assert styled(table).to_html().count("bold") == best
 
 
+def test_a_name_is_no_markup_in_a_notebook():
+    html = styled(pd.DataFrame({"image": ["<img src=x>.jpg"], "SRCC": 0.5}), "of <b> & “c”").to_html()
+    assert "<img" not in html and "<b>" not in html and "&lt;img src=x&gt;.jpg" in html
+
+
 def test_a_set_in_a_folder_of_another_name_is_called_what_it_is(tmp_path):
     csiq(tmp_path / "elsewhere/mine")
     settings = load_profile("smoke", dataset="mine", data_folder=str(tmp_path / "elsewhere"))

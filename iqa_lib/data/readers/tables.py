@@ -29,6 +29,7 @@ from iqa_lib.paths import printable
 
 VOTES = ["c1", "c2", "c3", "c4", "c5"]
 MOST_COLUMNS = 1000
+NO_TEXT = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"\x1f\x8b", b"%PDF", b"{\\rtf")  # how workbooks and archives begin
 LARGEST_LABELS = 200_000_000  # bytes; those of the largest published dataset have a few million
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "bars": "|", "white space": None}  # None: of any kind
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?", re.IGNORECASE)
@@ -41,7 +42,10 @@ def read_text(path: Path) -> str:
 
 def decoded(path: Path) -> tuple[str, str]:
     """The text of a file, with ``\\n`` at the end of each line, and its encoding."""
+    _refuse_bomb(path, path.stat().st_size)
     content = path.read_bytes()
+    if content.startswith(NO_TEXT):
+        raise DataError(f"{path} is a workbook or archive under another name: open it, and save it as 'CSV UTF-8'.")
     encoding = _encoding(content, path.parent)
     try:
         text = content.decode(encoding).replace("\ufeff", "")  # also of files that were joined
@@ -240,7 +244,7 @@ def _flat(values: np.ndarray) -> np.ndarray:
 def _refuse_bomb(path: Path, unpacked: int) -> None:
     if unpacked > LARGEST_LABELS:
         raise DataError(
-            f"{path} unpacks to {unpacked:,} bytes, more than a label file has ({LARGEST_LABELS:,} are allowed). It is "
+            f"{path} holds {unpacked:,} bytes, more than a label file has ({LARGEST_LABELS:,} are allowed). It is "
             f"damaged or not to be trusted."
         )
 
