@@ -16,11 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import skimage.data
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 
 from iqa_lib import metrics, paths
 from iqa_lib.data import catalog
+from iqa_lib.data.decode import WorkingSize, read_image
+from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.images import load_images
-from iqa_lib.models.smart_iqa import DEFAULT
+from iqa_lib.models.backbones import DEFAULT
 from iqa_lib.profile import DataSettings, Preparation
 from iqa_lib.scoring import certainty
 from iqa_lib.scoring.score import Scorer, load_scorer, score_all
@@ -28,6 +34,7 @@ from iqa_lib.training.runs import Run
 
 LABELS = paths.DATA / "default_model.csv"
 VALIDATION, CALIBRATION = 700, 800  # photographs, near-copies counted once
+PHOTOGRAPHS = 20  # of LIVE In the Wild, that are spoilt by each distortion at each level
 
 
 def labels(data_folder: str | None) -> None:
@@ -73,8 +80,13 @@ def test(data_folder: str | None) -> None:
     mapped = metrics.logistic(livec["score"].to_numpy(), *metrics.fit_logistic(livec["score"], livec["truth"]))
     inside = (livec["truth"] - mapped).abs() <= (livec["high"] - livec["low"]) / 2
     print(f"coverage there, after the logistic mapping of scales (nothing guarantees it): {inside.mean():.3f}")
-    for name, table in (("BIQ2021", biq2021), ("LIVE In the Wild", livec)):
-        print(f"marked unlike, {name}: {table['mark'].str.contains('unlike').mean():.2%}")
+    unlike = {"BIQ2021's test list": biq2021, "LIVE In the Wild": livec}
+    for what, pictures in odd_pictures().items():
+        unlike[what] = score_all(scorer, pictures, len(pictures))
+    for what, table in unlike.items():
+        print(f"marked unlike: {what}, {table['mark'].str.contains('unlike').mean():.1%} of {len(table)}")
+    print("harder distortions that score lower, of neighbouring levels:")
+    print(harder_is_worse(scorer, livec["path"].sample(PHOTOGRAPHS, random_state=0)).to_string())
 
 
 def scored(scorer: Scorer, dataset: str, data_folder: str | None) -> pd.DataFrame:
@@ -84,6 +96,53 @@ def scored(scorer: Scorer, dataset: str, data_folder: str | None) -> pd.DataFram
     rows = images.rows("test")
     table = score_all(scorer, (images.image(row) for row in rows), len(rows)).drop(columns="image")
     return images.table.iloc[rows].reset_index(drop=True).rename(columns={"score": "truth"}).join(table)
+
+
+def odd_pictures() -> dict[str, list[np.ndarray]]:
+    """Of each kind some that are no photographs of the world, or hardly (H, W, 3)."""
+    rng = np.random.default_rng(0)
+    names = {
+        "microscope and medical": ("cell", "immunohistochemistry", "microaneurysms", "retina", "shepp_logan_phantom"),
+        "text and drawings": ("page", "text", "horse", "checkerboard", "logo"),
+    }
+    found = {kind: [_rgb(getattr(skimage.data, name)()) for name in of_kind] for kind, of_kind in names.items()}
+    found["text and drawings"] += [_plot(rng) for _ in range(10)]
+    found["noise"] = [rng.integers(0, 256, (400, 500, 3), dtype=np.uint8) for _ in range(5)]
+    found["single colours"] = [np.full((400, 500, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(5)]
+    small = [
+        Image.fromarray(_rgb(getattr(skimage.data, name)())) for name in ("astronaut", "coffee", "chelsea", "rocket")
+    ]
+    found["a thumbnail of 16 px blown up"] = [np.asarray(i.resize((16, 16)).resize((480, 480))) for i in small]
+    settings = DataSettings(dataset="offline-render", resolution=384, crop_size=384)
+    rendered = load_images(settings)
+    best = rendered.table["score"].nlargest(10).index
+    found["rendered scenes"] = [rendered.image(row) for row in best]
+    return found
+
+
+def _rgb(picture: np.ndarray) -> np.ndarray:
+    picture = picture[..., :3] if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
+    return picture if picture.dtype == np.uint8 else np.uint8(255 * picture.astype(float).clip(0, 1))
+
+
+def _plot(rng: np.random.Generator) -> np.ndarray:
+    figure = Figure(figsize=(6, 4.5), dpi=100)
+    figure.subplots().plot(rng.normal(size=(30, 3)).cumsum(axis=0))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def harder_is_worse(scorer: Scorer, files: pd.Series) -> pd.Series:
+    """By KADID-10k's kinds: of all photographs and pairs of neighbouring levels, the share where the harder is lower."""
+    size = WorkingSize.of_settings(scorer.settings)
+    photographs = [read_image(file, size) for file in files]
+    found = {}
+    for kind in DISTORTIONS:
+        spoilt = (distort(p, kind, level) if level else p for p in photographs for level in range(6))
+        score_PL = score_all(scorer, spoilt, 6 * len(photographs))["score"].to_numpy().reshape(-1, 6)
+        found[kind] = (np.diff(score_PL, axis=1) < 0).mean()
+    return pd.Series(found).round(2).sort_values()
 
 
 def agreement(name: str, table: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from iqa_lib import machine, paths
 from iqa_lib.data.augment import jitter_colours
 from iqa_lib.data.crops import grid
 from iqa_lib.data.images import ImageSet, load_images
-from iqa_lib.errors import RunError
+from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models import smart_iqa
 from iqa_lib.profile import load_profile
 from iqa_lib.training import evaluate, runs
@@ -172,6 +172,33 @@ def test_a_frozen_backbone_does_not_move(home):
     fresh = build_model(settings).backbone.state_dict()
     trained = train(settings).load_model().backbone.state_dict()
     assert all(torch.equal(fresh[k], trained[k].cpu()) for k in fresh)
+
+
+def test_of_a_backbone_tuned_late_only_what_lies_behind_stride_8_moves(home):
+    """Neither depthwise kernels, whose gradients are slow, nor the norms' statistics do."""
+    settings = load_profile("smoke", backbone="mobilenetv3_small_050", pretrained=False, tuned="late", epochs=1)
+    set_seed(settings.seed)
+    fresh = build_model(settings).backbone.net
+    trained = train(settings).load_model().backbone.net.state_dict()
+    moved = {k for k, tensor in fresh.state_dict().items() if not torch.equal(tensor, trained[k].cpu())}
+    expected = {k for k, _ in fresh.named_parameters() if k[:8] in ("blocks.2", "blocks.3", "blocks.4", "blocks.5")}
+    assert {k for k in expected if "conv_dw" not in k} >= moved > set()
+    assert {k.split(".")[1] for k in moved} == {"2", "3", "4", "5"} or moved == expected
+
+
+def test_training_goes_on_from_the_default_model_where_a_profile_says_so(home):
+    from iqa_lib.models.smart_iqa import SmartIQA
+
+    settings = load_profile("finetune", crop_size=64, resolution=64, dataset="offline-wild-tiny", epochs=1)
+    ours, shipped = build_model(settings).state_dict(), SmartIQA.default().state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in shipped.items())
+    with pytest.raises(CheckpointError, match="`pretrained: default` does not fit the model of these settings"):
+        build_model(settings.model_copy(update={"use_attention": False}))
+    run = train(settings)
+    assert run.config["weights_fingerprint"]
+    tuned = run.load_model().state_dict()
+    assert all(torch.equal(tuned[k].cpu(), shipped[k]) for k in shipped if k.startswith("backbone."))
+    assert any(not torch.equal(tuned[k].cpu(), shipped[k]) for k in shipped if k.startswith("head."))
 
 
 def test_cached_features_score_as_the_whole_network_does(home):
