@@ -134,7 +134,7 @@ def _plot(rng: np.random.Generator) -> np.ndarray:
 
 
 def harder_is_worse(scorer: Scorer, files: pd.Series) -> pd.Series:
-    """By KADID-10k's kinds: of all photographs and pairs of neighbouring levels, the share where the harder is lower."""
+    """By KADID-10k's kinds: of all photographs and neighbouring levels, the share where the harder is lower."""
     size = WorkingSize.of_settings(scorer.settings)
     photographs = [read_image(file, size) for file in files]
     found = {}
