@@ -306,6 +306,23 @@ def bench(options: Namespace) -> int:
     return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
 
+@verb(
+    "judge a published split: content on both sides, epochs chosen on test, what n can show (exit code 1 if at fault)",
+    option(
+        "split",
+        metavar="SPLIT.csv",
+        help="image, split and any of score, reference, prediction (as published), epoch1, epoch2, … (predictions); "
+        "or a dataset of `data list`",
+    ),
+    option("--srcc", type=float, metavar="R", help="that is published for the test images"),
+    option("--claims", nargs="+", type=float, default=[], metavar="D", help="differences of SRCC that are claimed"),
+)
+def audit(options: Namespace) -> int:
+    from iqa_lib.study.audit import audit
+
+    return _print_report(audit(_here(options.split), options.srcc, options.claims))
+
+
 @verb("copy the notebooks and their profiles here, to read and to change them")
 def notebooks(options: Namespace) -> int:
     import shutil
@@ -355,7 +372,10 @@ def data_check(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.check import check
 
-    report = check(_here(options.name), settings)
+    return _print_report(check(_here(options.name), settings))
+
+
+def _print_report(report: Any) -> int:
     print(shown(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}"))
     for number, fault in enumerate(report.faults, 1):
         print(shown(f"fault {number}: {fault}"))
