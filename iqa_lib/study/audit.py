@@ -19,21 +19,16 @@ from iqa_lib.paths import stamps
 from iqa_lib.study.differences import FEW, compare
 from iqa_lib.study.statistics import would_decide
 
-EPOCH = re.compile(r"epoch\W*_*(\d+)", re.IGNORECASE)
-ROUNDED = 0.0005  # SRCC is published to three digits
-ASSUMED = 0.9  # SRCC where none is known
-# Correlation of errors: of two models on one image, and of one model on two images of one reference. Between backbones
-# of the demo the first was 0.7 to 0.8, on its test sets the second 0.2 to 0.5.
+ASSUMED, ROUNDED = 0.9, 0.0005  # SRCC where none is known, and how exactly it is published
+# Correlation of two models' errors on an image (of the demo's backbones 0.7 to 0.8), and of a model's on two images of
+# a reference (on the demo's test sets 0.2 to 0.5): so two models are drawn, for the spread that n leaves.
 BETWEEN_MODELS, WITHIN_REFERENCE = 0.8, 0.3
 
 
 def audit(name: str, srcc: float | None = None, claims: Sequence[float] = ()) -> Report:
-    """Faults and notes of a split: a list of images, or a dataset, as `catalog.read_labels` names it.
+    """Faults and notes of a list of images, or of a dataset, that `catalog.read_labels` names; DataError if unreadable.
 
     ``srcc`` is published for the test images, differences of SRCC as large as ``claims`` are said to be found on them.
-
-    Raises:
-        DataError: the list cannot be read, has too few test images, or lacks what its columns of predictions need.
     """
     if not all(0 < number < 1 for number in (*claims, ASSUMED if srcc is None else srcc)):
         raise DataError("--srcc and --claims take numbers between 0 and 1, and of a difference no sign.")
@@ -43,12 +38,10 @@ def audit(name: str, srcc: float | None = None, claims: Sequence[float] = ()) ->
     for row in table[~table["split"].isin(SPLITS)].itertuples():
         raise DataError(f"{name}: split '{row.split}' of {row.image} is none of {', '.join(SPLITS)}. Correct it.")
     for row in table[table.duplicated(["image", "split"])].itertuples():
-        many = "Keep one; predictions of several epochs stand side by side, in columns epoch1, epoch2, …"
-        raise DataError(f"{name}: {row.image} has several rows in '{row.split}'. {many}")
-    if (tested := (table["split"] == "test").sum()) < 3:
-        raise DataError(f"{name}: {tested} images have split 'test'; at least 3 are needed.")
-    place = catalog.place_of(name)
-    report = Report(name, place.parent if place and place.is_file() else place, len(table))
+        raise DataError(f"{name}: {row.image} is in {row.split} twice. Keep one row; epochs are columns: epoch1, …")
+    if (table["split"] == "test").sum() < 3:
+        raise DataError(f"{name}: fewer than 3 images have split 'test', and nothing can be said of them.")
+    report = Report(Path(name).name, catalog.place_of(name), len(table))
     _look_for_shared_content(report, table)
     _look_at_n(report, table, _look_at_epochs(report, table, srcc), srcc, claims)
     return report
@@ -74,43 +67,36 @@ def _look_for_shared_content(report: Report, table: pd.DataFrame) -> None:
     if table["reference"].is_unique:
         report.notes.append("Every image is a reference of its own: as it is, or for want of a column 'reference'.")
     if len(here) < len(table):
-        report.notes.append(f"Equal files and near-copies were looked for among {len(here):,} images, which are here.")
+        report.notes.append(f"{len(here):,} images are here: equal files and near-copies were looked for among them.")
 
 
 def _look_at_epochs(report: Report, table: pd.DataFrame, srcc: float | None) -> pd.Series | None:
     """Reports how the epoch was chosen. Returns predictions: those published, or of the epoch that should be."""
-    order = {column: int(found[1]) for column in table if (found := EPOCH.fullmatch(column))}
+    order = {column: int(found[1]) for column in table if (found := re.fullmatch(r"epoch[\W_]*(\d+)", column, re.I))}
     epochs = sorted(order, key=order.get)
     given = table[[*epochs, *table.columns.intersection(["prediction"])]].apply(numbers)
     if given.empty:
         return None
-    test, val = table["split"] == "test", (table["split"] == "val") & given.notna().any(axis=1)
-    lacking = given.assign(score=table["score"])[test | val].isna().stack()
+    score, test, val = table["score"], table["split"] == "test", table["split"] == "val"
+    val &= given[epochs].notna().any(axis=1)
+    judged = given[test], given.loc[val, epochs]
+    lacking = pd.concat([part.assign(score=score).isna().stack() for part in judged if len(part)])
     if lacking.any():
-        row, column = lacking.idxmax()
-        raise DataError(
-            f"{report.name}: {table['image'][row]} has no number as {column}; predictions need the score too."
-        )
+        image, column = table["image"][lacking.idxmax()[0]], lacking.idxmax()[1]
+        raise DataError(f"{report.name}: {image} has no number as {column}, without which predictions are not judged.")
     if not epochs:
         return given["prediction"]
-    on_test, on_val = (
-        pd.Series({e: abs(metrics.srcc(given[e][at], table["score"][at])) for e in epochs}).fillna(0)
-        for at in (test, val)
-    )
-    best, chosen, which = on_test.idxmax(), epochs[-1], "the last"
-    if on_val.any():
-        chosen, which = on_val.idxmax(), "which validation chooses"
-    text = (
-        f"{best} is the best of {len(epochs)} on test, with SRCC {on_test[best]:.3f}; {chosen}, {which}, has "
-        f"{on_test[chosen]:.3f}, {on_test[best] - on_test[chosen]:.3f} less."
-    )
+    test_E, val_E = (part[epochs].apply(lambda p: abs(metrics.srcc(p, score[p.index]))).fillna(0) for part in judged)
+    best, chosen, why, fault = test_E.idxmax(), val_E.idxmax(), "which validation chooses", ""
+    if not val_E.any():
+        chosen, why, fault = epochs[-1], "the last", "No predictions on validation images: only the test can choose. "
     as_best = best != chosen and "prediction" in given and np.allclose(given["prediction"][test], given[best][test])
-    if as_best or (srcc and abs(srcc - on_test[best]) <= ROUNDED < abs(srcc - on_test[chosen])):
-        report.faults.append(f"What is published is the best epoch on test. {text}")
-    elif not on_val.any():
-        report.faults.append(f"No validation image has predictions, so the test alone can choose the epoch. {text}")
-    else:
-        report.notes.append(text)
+    if as_best or (srcc and abs(srcc - test_E[best]) <= ROUNDED < abs(srcc - test_E[chosen])):
+        fault = "What is published is the best epoch on test. "
+    (report.faults if fault else report.notes).append(
+        f"{fault}{best} is the best of {len(epochs)} on test, with SRCC {test_E[best]:.3f}; {chosen}, {why}, has "
+        f"{test_E[chosen]:.3f}, {test_E[best] - test_E[chosen]:.3f} less."
+    )
     return given.get("prediction", given[chosen])
 
 
@@ -121,7 +107,6 @@ def _look_at_n(report: Report, table: pd.DataFrame, predicted: pd.Series | None,
     level, source = srcc or ASSUMED, "published" if srcc else "assumed: --srcc names another"
     if predicted is not None:
         level, source = abs(metrics.srcc(predicted[test.index], score_N)), "measured"
-    # Two models of that SRCC: normal, with errors that correlate as is said above.
     normal_N, r = stats.norm.ppf((stats.rankdata(score_N) - 0.5) / len(test)), 2 * np.sin(np.pi * level / 6)
     error_3N = WITHIN_REFERENCE**0.5 * rng.normal(size=(3, len(references)))[:, reference_N]
     error_3N += (1 - WITHIN_REFERENCE) ** 0.5 * rng.normal(size=(3, len(test)))
@@ -132,18 +117,14 @@ def _look_at_n(report: Report, table: pd.DataFrame, predicted: pd.Series | None,
     difference = compare(*models, score_N, groups=groups, fixed=(True, True))
     (units, what), smallest = difference.units, difference.detectable(len(claims) or 1)
     counts = ", ".join(f"{(table['split'] == split).sum():,} {split}" for split in SPLITS)
+    asked = "" if "val" in set(table["split"]) else "; ask on which images epochs and settings were chosen"
     report.notes += [
-        f"{counts}; n is the test's {units:,} {what}{', too few for more than rough numbers' if units < FEW else ''}.",
-        f"An SRCC of {level:.3f} ({source}) is known to ± {metrics.in_words((high - low) / 2)} (95 %).",
+        f"{counts}{asked}.",
+        f"n is {units:,}, the {what} of the test{', too few for more than rough numbers' if units < FEW else ''}.",
+        f"An SRCC of {metrics.in_words(level)} ({source}) is known to ± {metrics.in_words((high - low) / 2)} (95 %).",
         f"Between two models a difference of {metrics.in_words(smallest)} is found with 80 % power, if their errors "
         f"correlate {BETWEEN_MODELS} and training adds no scatter.",
     ]
-    if not (table["split"] == "val").any():
-        report.notes.append("No image is for validation: ask on which images epochs and settings were chosen.")
-    for claim in claims:
-        if not claim >= smallest:
-            wanted = would_decide(difference, claim, len(claims))
-            report.faults.append(
-                f"A difference of {claim:g} is claimed; {units:,} {what} find {metrics.in_words(smallest)} with 80 % "
-                f"power{f', and this one would be found by {wanted}' if wanted else ''}."
-            )
+    for claim in (claim for claim in claims if not claim >= smallest):
+        needed = would_decide(difference, claim, len(claims)) or "no number of them"
+        report.faults.append(f"A difference of {claim:g} is claimed, smaller than that; {needed} would find it.")
