@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from iqa_lib.study.statistics import would_decide
 
 ASSUMED, ROUNDED = 0.9, 0.0005  # SRCC where none is known, and how exactly it is published
 # Correlation of two models' errors on an image (of the demo's backbones 0.7 to 0.8), and of a model's on two images of
-# a reference (on the demo's test sets 0.2 to 0.5): so two models are drawn, for the spread that n leaves.
-BETWEEN_MODELS, WITHIN_REFERENCE = 0.8, 0.3
+# a reference (on the demo's test sets 0.2 to 0.5): so pairs of models are drawn.
+BETWEEN_MODELS, WITHIN_REFERENCE, DRAWS, RESAMPLES = 0.8, 0.3, 10, 300
 
 
 def audit(name: str, srcc: float | None = None, claims: Sequence[float] = ()) -> Report:
@@ -66,14 +67,12 @@ def _look_for_shared_content(report: Report, table: pd.DataFrame) -> None:
             )
     if table["reference"].is_unique:
         report.notes.append("Every image is a reference of its own: as it is, or for want of a column 'reference'.")
-    if len(here) < len(table):
-        report.notes.append(f"{len(here):,} images are here: equal files and near-copies were looked for among them.")
+    report.notes.append(f"{len(here):,} images are here: equal files and near-copies were looked for among them.")
 
 
 def _look_at_epochs(report: Report, table: pd.DataFrame, srcc: float | None) -> pd.Series | None:
     """Reports how the epoch was chosen. Returns predictions: those published, or of the epoch that should be."""
-    order = {column: int(found[1]) for column in table if (found := re.fullmatch(r"epoch[\W_]*(\d+)", column, re.I))}
-    epochs = sorted(order, key=order.get)
+    epochs = [column for column in table if re.fullmatch(r"epoch[\W_]*\d+", column, re.IGNORECASE)]
     given = table[[*epochs, *table.columns.intersection(["prediction"])]].apply(numbers)
     if given.empty:
         return None
@@ -108,20 +107,21 @@ def _look_at_n(report: Report, table: pd.DataFrame, predicted: pd.Series | None,
     if predicted is not None:
         level, source = abs(metrics.srcc(predicted[test.index], score_N)), "measured"
     normal_N, r = stats.norm.ppf((stats.rankdata(score_N) - 0.5) / len(test)), 2 * np.sin(np.pi * level / 6)
-    error_3N = WITHIN_REFERENCE**0.5 * rng.normal(size=(3, len(references)))[:, reference_N]
-    error_3N += (1 - WITHIN_REFERENCE) ** 0.5 * rng.normal(size=(3, len(test)))
-    error_2N = BETWEEN_MODELS**0.5 * error_3N[0] + (1 - BETWEEN_MODELS) ** 0.5 * error_3N[1:]
-    models = r * normal_N + (1 - r**2) ** 0.5 * error_2N
-    measured = models[0] if predicted is None else predicted[test.index]
-    _, low, high = metrics.bootstrap(metrics.srcc, measured, score_N, groups=groups)
-    difference = compare(*models, score_N, groups=groups, fixed=(True, True))
+    error_D3N = WITHIN_REFERENCE**0.5 * rng.normal(size=(DRAWS, 3, len(references)))[..., reference_N]
+    error_D3N += (1 - WITHIN_REFERENCE) ** 0.5 * rng.normal(size=(DRAWS, 3, len(test)))
+    error_D2N = BETWEEN_MODELS**0.5 * error_D3N[:, :1] + (1 - BETWEEN_MODELS) ** 0.5 * error_D3N[:, 1:]
+    drawn_D2N = r * normal_N + (1 - r**2) ** 0.5 * error_D2N
+    of_one = drawn_D2N[:, 0] if predicted is None else [predicted[test.index]]
+    intervals = [metrics.bootstrap(metrics.srcc, a, score_N, groups=groups, resamples=RESAMPLES) for a in of_one]
+    reach = np.mean([(high - low) / 2 for _, low, high in intervals])
+    found = [compare(*ab, score_N, groups=groups, fixed=(True, True), resamples=RESAMPLES) for ab in drawn_D2N]
+    difference = replace(found[0], of_units=np.mean([each.of_units for each in found]))
     (units, what), smallest = difference.units, difference.detectable(len(claims) or 1)
     counts = ", ".join(f"{(table['split'] == split).sum():,} {split}" for split in SPLITS)
-    asked = "" if "val" in set(table["split"]) else "; ask on which images epochs and settings were chosen"
     report.notes += [
-        f"{counts}{asked}.",
+        f"{counts}{'; ask on which images epochs and settings were chosen' * (', 0 val,' in counts)}.",
         f"n is {units:,}, the {what} of the test{', too few for more than rough numbers' if units < FEW else ''}.",
-        f"An SRCC of {metrics.in_words(level)} ({source}) is known to ± {metrics.in_words((high - low) / 2)} (95 %).",
+        f"An SRCC of {metrics.in_words(level)} ({source}) is known to ± {metrics.in_words(reach)} (95 %).",
         f"Between two models a difference of {metrics.in_words(smallest)} is found with 80 % power, if their errors "
         f"correlate {BETWEEN_MODELS} and training adds no scatter.",
     ]
