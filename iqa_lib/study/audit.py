@@ -67,7 +67,7 @@ def _look_for_shared_content(report: Report, table: pd.DataFrame) -> None:
             )
     if table["reference"].is_unique:
         report.notes.append("Every image is a reference of its own: as it is, or for want of a column 'reference'.")
-    report.notes.append(f"{len(here):,} images are here: equal files and near-copies were looked for among them.")
+    report.notes.append(f"{len(here):,} images are here; only among them were equal files and near-copies looked for.")
 
 
 def _look_at_epochs(report: Report, table: pd.DataFrame, srcc: float | None) -> pd.Series | None:
