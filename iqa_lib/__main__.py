@@ -308,6 +308,18 @@ def bench(options: Namespace) -> int:
     return subprocess.run([sys.executable, plain, settings.backbone]).returncode
 
 
+@verb(
+    "judge a published split: content on both sides, epochs chosen on test, what n can show (exit code 1 if at fault)",
+    option("split", metavar="SPLIT.csv", help="image, split; any of score, reference, prediction, epoch1, epoch2, …"),
+    option("--srcc", type=float, metavar="R", help="that is published for the test images"),
+    option("--claims", nargs="+", type=float, default=[], metavar="D", help="differences of SRCC that are claimed"),
+)
+def audit(options: Namespace) -> int:
+    from iqa_lib.study.audit import audit
+
+    return audit(_here(options.split), options.srcc, options.claims).show()
+
+
 @verb("copy the notebooks and their profiles here, to read and to change them")
 def notebooks(options: Namespace) -> int:
     import shutil
@@ -348,23 +360,12 @@ def data_list(options: Namespace) -> int:
     return 0
 
 
-@verb(
-    "read all labels and open every image: one report of all faults (exit code 1 if there are any)",
-    DATASET,
-    *DATA_PROFILE,
-)
+@verb("read all labels and open every image: report all faults (exit code 1 if there are any)", DATASET, *DATA_PROFILE)
 def data_check(options: Namespace) -> int:
     settings = _settings(options)
     from iqa_lib.data.check import check
 
-    report = check(_here(options.name), settings)
-    print(shown(f"{report.name}: {report.images:,} labelled images in {report.folder or 'no folder'}"))
-    for number, fault in enumerate(report.faults, 1):
-        print(shown(f"fault {number}: {fault}"))
-    for note in report.notes:
-        print(shown(f"note: {note}"))
-    print(f"{len(report.faults) or 'no'} fault{'' if len(report.faults) == 1 else 's'}")
-    return int(bool(report.faults))
+    return check(_here(options.name), settings).show()
 
 
 @verb("decode to the profile's resolution, into data/cache; verify what is there already", DATASET, *DATA_PROFILE)

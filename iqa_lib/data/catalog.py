@@ -147,11 +147,15 @@ def load_table(
 
 
 def read_labels(
-    name: str, score_range: tuple[float, float] = (0.0, 100.0), data_folder: str | Path | None = None
+    name: str,
+    score_range: tuple[float, float] = (0.0, 100.0),
+    data_folder: str | Path | None = None,
+    scored: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table of `load_table` before it is split, and every fault found: a sentence each, with its remedy.
 
     ``split`` is the official one, or absent. Rows with faults are kept: do not use their ``score`` or ``path``.
+    ``scored`` is `read_own`'s.
     Raises DataError where the dataset is absent or unknown, or its label file cannot be read at all.
     """
     if name in CATALOG and CATALOG[name].build:
@@ -165,10 +169,10 @@ def read_labels(
         raise DataError(how_to_get(name, data_folder))
     path = find_own(name, data_folder)
     path = own_label_file(path) if path.is_dir() else path
-    table = read_own(path)
+    table = read_own(path, scored)
     if path.is_symlink() and not any(os.path.exists(path.parent / image) for image in table["image"]):
         path = path.resolve()  # a link to labels on another disk, whose images are there too
-        table = read_own(path)
+        table = read_own(path, scored)
     return checked(table, path.parent, score_range)
 
 

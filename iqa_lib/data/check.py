@@ -14,7 +14,7 @@ from iqa_lib.data import catalog, decode, images, near_copies
 from iqa_lib.data.labels import few
 from iqa_lib.errors import DataError
 from iqa_lib.profile import Profile
-from iqa_lib.progress import Progress
+from iqa_lib.progress import Progress, shown
 
 
 @dataclass
@@ -26,6 +26,16 @@ class Report:
     images: int = 0
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def show(self) -> int:
+        """Prints it; the exit code."""
+        print(shown(f"{self.name}: {self.images:,} labelled images in {self.folder or 'no folder'}"))
+        for number, fault in enumerate(self.faults, 1):
+            print(shown(f"fault {number}: {fault}"))
+        for note in self.notes:
+            print(shown(f"note: {note}"))
+        print(f"{len(self.faults) or 'no'} fault{'' if len(self.faults) == 1 else 's'}")
+        return int(bool(self.faults))
 
 
 def overview(data_folder: str | None = None) -> pd.DataFrame:

@@ -47,8 +47,10 @@ OWN_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".txt")
 LOOKED_AT = 200  # rows, to see what a column holds
 
 
-def read_own(path: Path) -> pd.DataFrame:
+def read_own(path: Path, scored: bool = True) -> pd.DataFrame:
     """A table with at least ``image`` and ``score``; ``attrs["reading"]`` has what the file did not say plainly.
+
+    Not ``scored``: a list without a column of scores will do, and has empty ones here.
 
     Raises:
         DataError: the file cannot be read, or can be read in two ways.
@@ -66,7 +68,7 @@ def read_own(path: Path) -> pd.DataFrame:
             remarks.append("without a header")
         else:
             table = headed(cells, path, header)
-    table = _named(table, path, remarks)
+    table = _named(table, path, remarks, scored)
     names = table["image"].tolist()
     if not any(map(is_image, names)) and (named := _with_endings(names, path.parent)) != names:
         names = named
@@ -134,7 +136,7 @@ def _content(column: pd.Series) -> str:
     return "text"
 
 
-def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
+def _named(table: pd.DataFrame, path: Path, remarks: list[str], scored: bool) -> pd.DataFrame:
     """The columns under our names, found by theirs and then by content; those without any name by content alone."""
     names = list(table)
     plain = [_plain(name) for name in names]
@@ -158,7 +160,8 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
     images = [c for c in images if plain[c] == plain[images[0]]] or holding("image", unknown) or chosen["image"]
     images = [c for c in images if c == images[0] or not table.iloc[:, c].equals(table.iloc[:, images[0]])]
     scores = [c for c in called("score") if plain[c] == "score"] or called("score")
-    scores = (holding("number", scores) or scores) if scores else holding("number", unknown)
+    if scores or scored:
+        scores = (holding("number", scores) or scores) if scores else holding("number", unknown)
     scores = [c for c in scores if c == scores[0] or not table.iloc[:, c].equals(table.iloc[:, scores[0]])]
     raters = [c for c in unknown if ONE_RATERS.fullmatch(plain[c])]
     if not any(names):
@@ -170,7 +173,7 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
     chosen |= {"image": images, "score": raters if len(raters) > 1 and not called("score") else scores}
     for ours in ("image", "score"):
         columns = chosen[ours]
-        if len(columns) == 1 or (ours == "score" and columns == raters and raters):
+        if len(columns) == 1 or (ours == "score" and columns == raters and (raters or not scored)):
             continue
         if not any(names):
             raise DataError(
@@ -189,6 +192,7 @@ def _named(table: pd.DataFrame, path: Path, remarks: list[str]) -> pd.DataFrame:
     if left_out := sorted({*range(len(names))} - used - {c for c in rest if names[c] in (*VOTES, "c_total")}):
         remarks.append(f"without {shown(left_out)}")
     first = {ours: table.iloc[:, columns[0]] for ours, columns in chosen.items() if columns}
+    first.setdefault("score", "")
     named = pd.DataFrame(first | {names[c]: table.iloc[:, c] for c in rest})
     if len(chosen["score"]) > 1:
         named = _row_per_rating(named, {names[c]: table.iloc[:, c] for c in raters})
