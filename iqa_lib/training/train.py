@@ -51,10 +51,7 @@ from iqa_lib.training.runs import MODEL, STATE, Run, claimed, compiled
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
-LOWER_THE_RATE = (
-    "Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
-    "run it again to go on from there."
-)
+LOWER_THE_RATE = "Lower learning_rate_backbone and learning_rate_head: the epochs before this one are kept."
 PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
 
 
@@ -93,15 +90,14 @@ def train(settings: RunSettings, images: ImageSet | None = None) -> Run:
 
 def build_model(settings: RunSettings) -> BlindIQA:
     """Before training; raises WeightsError, and CheckpointError where the default model has other parts."""
-    goes_on = settings.pretrained == "default"
-    common = {"backbone": settings.backbone, "image_size": settings.crop_size}
-    common["pretrained"] = False if goes_on else settings.pretrained
+    start = False if settings.pretrained == "default" else settings.pretrained
+    common = {"backbone": settings.backbone, "pretrained": start, "image_size": settings.crop_size}
     if settings.method == "hyper_iqa":
         model = HyperIQA(**common)
     else:
         parts = {key: getattr(settings, key) for key in ("use_attention", "use_multiscale", "use_hyper")}
         model = SmartIQA(**parts, **common)
-    if goes_on:
+    if settings.pretrained == "default":
         trained = SmartIQA.default().state_dict()
         require_same_tensors(trained, model.state_dict(), "`pretrained: default`", "the model of these settings")
         model.load_state_dict(trained)
@@ -359,13 +355,11 @@ def _predict(settings: RunSettings, model: BlindIQA, images: ImageSet, split: st
 
 def _optimizer(model: BlindIQA, settings: RunSettings) -> torch.optim.Optimizer:
     groups = [{"params": list(model.head.parameters()), "lr": settings.learning_rate_head}]
-    whole = settings.tuned == "whole" and not settings.freeze_backbone
-    model.backbone.requires_grad_(whole)
+    model.backbone.requires_grad_(False)
     if not settings.freeze_backbone:
-        learning = list(model.backbone.parameters()) if whole else model.backbone.late_parameters()
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        groups.insert(0, {"params": learning, "lr": settings.learning_rate_backbone})
+        backbone = model.backbone
+        learning = [*backbone.parameters()] if settings.tuned == "whole" else backbone.late_parameters()
+        groups.insert(0, {"params": [p.requires_grad_() for p in learning], "lr": settings.learning_rate_backbone})
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
