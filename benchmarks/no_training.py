@@ -3,7 +3,7 @@
     pip install 'brisque[opencv-python-headless]'
     python benchmarks/no_training.py biq2021 livec          # datasets under data/, or: --data-folder FOLDER
 
-None of the three has seen a human rating of these images: `SmartIQA.default()` was trained on surrogate scores,
+None of the three has seen these images: `SmartIQA.default()` learnt from ratings of others of BIQ2021,
 BRISQUE (Mittal et al., 2012) comes with the parameters that its package ships, the variance of the Laplacian has none.
 """
 
