@@ -98,7 +98,7 @@ def _default() -> Scorer:
 
 
 def _ready(name: str, model: BlindIQA, crop_size: int) -> Scorer:
-    # Always float32: bf16, twice as fast, moves single scores by up to two and a half points.
+    # Always float32: bf16, twice as fast, moves single scores by up to one and a half points.
     settings = ScoringSettings(resolution=RESOLUTION, crop_size=crop_size, precision="float32")
     device = machine.device()
     return Scorer(settings, model.to(device, memory_format=machine.memory_format(device)).eval(), name)

@@ -163,7 +163,6 @@ def test_half_precision_ranks_as_single_precision_does(home, record, auto_is_flo
     images = load_images(settings)
     every = 1 if auto_is_float32(torch.device("cpu")) else 8
     model, rows = SmartIQA.default(), np.arange(0, len(images), every)
-    score = images.scores(rows)
     scored = {
         precision: predict(settings.model_copy(update={"precision": precision}), model, images, rows)["prediction"]
         for precision in ("float32", "bf16")
@@ -171,12 +170,11 @@ def test_half_precision_ranks_as_single_precision_does(home, record, auto_is_flo
     assert not np.array_equal(scored["float32"], scored["bf16"])
     apart = (scored["float32"] - scored["bf16"]).abs().max()
     assert apart < 3
-    single, half = (metrics.srcc(scored[precision], score) for precision in ("float32", "bf16"))
-    if every == 1:
-        assert abs(single - half) < 0.002
+    alike = metrics.srcc(scored["float32"], scored["bf16"])
+    assert every > 1 or alike > 0.995
     record(
         "numbers",
-        f"bf16 against float32: SRCC {half:.4f} and {single:.4f}, {len(rows)} images",
+        f"bf16 against float32: SRCC with one another {alike:.4f}, {len(rows)} images",
         len(rows),
-        f"{abs(single - half):.4f} of SRCC (allowed of all images: 0.002), {apart:.1f} of 100 points (allowed: 3)",
+        f"{apart:.1f} of 100 points (allowed: 3); SRCC (of all images: more than 0.995)",
     )
