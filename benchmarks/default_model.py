@@ -32,7 +32,6 @@ from iqa_lib.scoring import certainty
 from iqa_lib.scoring.score import Scorer, load_scorer, score_all
 from iqa_lib.training.runs import Run
 
-LABELS = paths.DATA / "default_model.csv"
 VALIDATION, CALIBRATION = 700, 800  # photographs, near-copies counted once
 PHOTOGRAPHS = 20  # of LIVE In the Wild, that are spoilt by each distortion at each level
 
@@ -47,8 +46,9 @@ def labels(data_folder: str | None) -> None:
     references = np.random.default_rng(22).permutation(table["reference"].unique())
     place = table["reference"].map({reference: place for place, reference in enumerate(references)})
     table["split"] = np.select([place < VALIDATION, place < VALIDATION + CALIBRATION], ["val", "test"], "train")
-    print(table["split"].value_counts().to_string(), LABELS, sep="\n")
-    paths.write_atomically(LABELS, table[["image", "score", "split", "reference"]].to_csv(index=False))
+    beside_them = Path(data_folder or paths.DATA) / "default_model.csv"
+    paths.write_atomically(beside_them, table[["image", "score", "split", "reference"]].to_csv(index=False))
+    print(table["split"].value_counts().to_string(), beside_them, sep="\n")
 
 
 def ship(run_folder: Path) -> None:
