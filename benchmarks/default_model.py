@@ -54,6 +54,7 @@ def labels(data_folder: str | None) -> None:
 def ship(run_folder: Path) -> None:
     run = Run.at(run_folder)
     run.load_model().half().save_pretrained(DEFAULT)
+    (DEFAULT / "README.md").unlink()  # an empty form: the card is that of all weights
     scorer = load_scorer(DEFAULT)
     images = load_images(run.settings)
     certainty.calibrate(scorer, images, "biq2021").save(DEFAULT, scorer.model)
@@ -63,9 +64,9 @@ def test(data_folder: str | None) -> None:
     scorer = load_scorer()
     biq2021 = scored(scorer, "biq2021", data_folder)
     split = catalog.load_table("biq2021", data_folder=data_folder)
-    known = set(split.loc[split["split"] != "test", "reference"])
+    known = split["image"][catalog.crossing(split)]
     print(agreement("BIQ2021, official test list", biq2021))
-    print(agreement("without near-copies of training images", biq2021[~biq2021["reference"].isin(known)]))
+    print(agreement("without near-copies of training images", biq2021[~biq2021["image"].isin(known)]))
     inside = biq2021["truth"].between(biq2021["low"], biq2021["high"])
     for what in ("truth", "score"):
         deciles = inside.groupby(pd.qcut(biq2021[what], 10, labels=range(1, 11)), observed=True).mean()
@@ -81,7 +82,7 @@ def test(data_folder: str | None) -> None:
     inside = (livec["truth"] - mapped).abs() <= (livec["high"] - livec["low"]) / 2
     print(f"coverage there, after the logistic mapping of scales (nothing guarantees it): {inside.mean():.3f}")
     unlike = {"BIQ2021's test list": biq2021, "LIVE In the Wild": livec}
-    for what, pictures in odd_pictures().items():
+    for what, pictures in odd_pictures(scorer).items():
         unlike[what] = score_all(scorer, pictures, len(pictures))
     for what, table in unlike.items():
         print(f"marked unlike: {what}, {table['mark'].str.contains('unlike').mean():.1%} of {len(table)}")
@@ -89,38 +90,42 @@ def test(data_folder: str | None) -> None:
     print(harder_is_worse(scorer, livec["path"].sample(PHOTOGRAPHS, random_state=0)).to_string())
 
 
+def prepared(scorer: Scorer, dataset: str, data_folder: str | None = None) -> DataSettings:
+    """The dataset as this model sees its images."""
+    preparation = scorer.settings.model_dump(include={*Preparation.model_fields})
+    return DataSettings(dataset=dataset, data_folder=data_folder, **preparation)
+
+
 def scored(scorer: Scorer, dataset: str, data_folder: str | None) -> pd.DataFrame:
     """Of the test images: what `score` says, and ``truth``."""
-    prepared = scorer.settings.model_dump(include={*Preparation.model_fields})
-    images = load_images(DataSettings(dataset=dataset, data_folder=data_folder, **prepared), test_only=True)
+    images = load_images(prepared(scorer, dataset, data_folder), test_only=True)
     rows = images.rows("test")
     table = score_all(scorer, (images.image(row) for row in rows), len(rows)).drop(columns="image")
     return images.table.iloc[rows].reset_index(drop=True).rename(columns={"score": "truth"}).join(table)
 
 
-def odd_pictures() -> dict[str, list[np.ndarray]]:
+def odd_pictures(scorer: Scorer) -> dict[str, list[np.ndarray]]:
     """Of each kind some that are no photographs of the world, or hardly (H, W, 3)."""
     rng = np.random.default_rng(0)
     names = {
         "microscope and medical": ("cell", "immunohistochemistry", "microaneurysms", "retina", "shepp_logan_phantom"),
         "text and drawings": ("page", "text", "horse", "checkerboard", "logo"),
     }
-    found = {kind: [_rgb(getattr(skimage.data, name)()) for name in of_kind] for kind, of_kind in names.items()}
+    found = {kind: [_sample(name) for name in of_kind] for kind, of_kind in names.items()}
     found["text and drawings"] += [_plot(rng) for _ in range(10)]
     found["noise"] = [rng.integers(0, 256, (400, 500, 3), dtype=np.uint8) for _ in range(5)]
     found["single colours"] = [np.full((400, 500, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(5)]
-    small = [
-        Image.fromarray(_rgb(getattr(skimage.data, name)())) for name in ("astronaut", "coffee", "chelsea", "rocket")
-    ]
+    small = [Image.fromarray(_sample(name)) for name in ("astronaut", "coffee", "chelsea", "rocket")]
     found["a thumbnail of 16 px blown up"] = [np.asarray(i.resize((16, 16)).resize((480, 480))) for i in small]
-    settings = DataSettings(dataset="offline-render", resolution=384, crop_size=384)
-    rendered = load_images(settings)
+    rendered = load_images(prepared(scorer, "offline-render"))
     best = rendered.table["score"].nlargest(10).index
     found["rendered scenes"] = [rendered.image(row) for row in best]
     return found
 
 
-def _rgb(picture: np.ndarray) -> np.ndarray:
+def _sample(name: str) -> np.ndarray:
+    """Of scikit-image's pictures, as RGB."""
+    picture = getattr(skimage.data, name)()
     picture = picture[..., :3] if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
     return picture if picture.dtype == np.uint8 else np.uint8(255 * picture.astype(float).clip(0, 1))
 

@@ -14,10 +14,10 @@ import argparse
 import numpy as np
 import pandas as pd
 from brisque import BRISQUE
+from default_model import prepared
 
 from iqa_lib import metrics
 from iqa_lib.data.images import load_images
-from iqa_lib.profile import DataSettings, Preparation
 from iqa_lib.progress import Progress
 from iqa_lib.scoring.score import load_scorer, score_all
 from iqa_lib.training.evaluate import laplacian_variance
@@ -40,9 +40,7 @@ def main() -> None:
 def compare(dataset: str, data_folder: str | None) -> pd.DataFrame:
     """SRCC with its 95 % interval over the test images, per metric."""
     scorer, brisque = load_scorer(), Brisque()
-    prepared = scorer.settings.model_dump(include={*Preparation.model_fields})
-    settings = DataSettings(dataset=dataset, data_folder=data_folder, **prepared)
-    images = load_images(settings, test_only=True)
+    images = load_images(prepared(scorer, dataset, data_folder), test_only=True)
     rows = images.rows("test")
     pixels = [images.image(row) for row in rows]
     groups = metrics.groups_of(images.table["reference"].iloc[rows])

@@ -44,10 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        refused = f"'{str(error.filename)[:60]}…' is longer than any file's name can be."
         if error.errno in paths.FULL | paths.FORBIDDEN:
             refused = str(paths.storage_error(error, Path(error.filename or paths.HOME)))
-        elif error.errno != errno.ENAMETOOLONG:
+        elif error.errno == errno.ENAMETOOLONG:
+            refused = f"'{str(error.filename)[:60]}…' is longer than any file's name can be."
+        else:
             raise
         print(f"error: {shown(refused)}", file=sys.stderr)
         return 2

@@ -88,6 +88,13 @@ def in_a_line(name: str) -> str:
     return shown(name).replace("\n", r"\n")
 
 
-def on_page(value: Any) -> Any:
-    """As `shown`, for jinja2's ``finalize``: safe markup stays that."""
-    return type(value)(shown(value)) if isinstance(value, str) else value
+def templates(folder: Path) -> Any:
+    """jinja2's environment of the pages in this folder; what they insert is `shown` and escaped, safe markup stays."""
+    import jinja2
+
+    def on_page(value: Any) -> Any:
+        return type(value)(shown(value)) if isinstance(value, str) else value
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, finalize=on_page
+    )

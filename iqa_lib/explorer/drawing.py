@@ -9,7 +9,6 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import jinja2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from PIL import Image, ImageOps
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.explorer.request import Mark, Request
 from iqa_lib.models.backbones import STRIDES
-from iqa_lib.progress import on_page
+from iqa_lib.progress import templates
 from iqa_lib.study.figures import named
 from iqa_lib.study.figures_inside import STAGE_COLOURS
 
@@ -107,9 +106,7 @@ def _y(score: float) -> float:
     return round(132 - 1.2 * float(np.clip(score, 0, 100)), 1)
 
 
-_templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, finalize=on_page
-)
+_templates = templates(Path(__file__).parent)
 _templates.globals.update(
     PHOTO=PHOTO, CELL=CELL, GAP=GAP, STRIP=STRIP, QUIET=QUIET, GRADIENT=GRADIENT, TROUBLE=TROUBLE, x=_x, y=_y
 )

@@ -202,16 +202,9 @@ class Backbone(nn.Module):
         """
         last = self.net.feature_info.module_name()[self._levels[1]].replace(".", "_")
         named = [(_flat(name), parameter) for name, parameter in self.net.named_parameters()]
-        begin = (
-            max(
-                place
-                for place, (name, _) in enumerate(named)
-                if name.removeprefix("convolutions_").startswith(f"{last}_")
-            )
-            + 1
-        )
+        of_last = [i for i, (n, _) in enumerate(named) if n.removeprefix("convolutions_").startswith(f"{last}_")]
         depthwise = {m.weight for m in self.net.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
-        return [parameter for _, parameter in named[begin:] if parameter not in depthwise]
+        return [parameter for _, parameter in named[of_last[-1] + 1 :] if parameter not in depthwise]
 
     def weights(self) -> dict[str, Tensor]:
         """Tensors by the names of the whole architecture, as a file for ``pretrained`` has them."""
@@ -287,7 +280,7 @@ def _weights_source(name: str, pretrained: bool | str | Path) -> dict:
     if name in PACKAGED_WEIGHTS:
         return {"state_dict": packaged_state_dict(name)}
     if name in OWN_SHAPES:
-        return {"state_dict": own_weights(name)}
+        return {"state_dict": _read_weights(_own_file(name))}
     return {}
 
 
@@ -340,17 +333,14 @@ def _own_file(name: str) -> Path:
     return file
 
 
-def own_weights(name: str) -> dict[str, Tensor]:
-    """Tensors (float32) of a file that this project trained and ships; WeightsError where it is absent or damaged."""
-    return _read_weights(_own_file(name))
-
-
 def weights_fingerprint(name: str, pretrained: bool | str | Path) -> str | None:
     """Hash of the weights file that a model starts from, where its name does not say its content."""
     if pretrained is False or (pretrained is True and name not in OWN_SHAPES):
         return None
-    named = {True: _own_file(name) if pretrained is True else None, "default": DEFAULT / "model.safetensors"}
-    file = named.get(pretrained) or Path(pretrained)
+    if pretrained is True:
+        file = _own_file(name)
+    else:
+        file = DEFAULT / "model.safetensors" if pretrained == "default" else Path(pretrained)
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
 

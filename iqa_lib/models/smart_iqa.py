@@ -64,6 +64,12 @@ class BlindIQA(nn.Module):
         """
         return self.score_stages(self.stages(image_BCHW))
 
+    def go_on_from_default(self) -> None:
+        """Take the weights of `SmartIQA.default()`; CheckpointError where this model has other parts."""
+        trained = SmartIQA.default().state_dict()
+        require_same_tensors(trained, self.state_dict(), "`pretrained: default`", "the model of these settings")
+        self.load_state_dict(trained)
+
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options) -> BlindIQA:
         """The model that ``save_pretrained`` wrote into this folder, or a repository of the Hugging Face Hub.

@@ -63,9 +63,8 @@ def load_scorer(model: str | Path | Scorer | None = None) -> Scorer:
             several runs by a profile's present settings (its labels have changed) the newest that is finished.
 
     Raises:
-        CheckpointError: it is none of these, or not usable.
+        CheckpointError: it is none of these, or not usable; the installed package lacks its weights.
         RunError: the run is not complete.
-        WeightsError: the installed package lacks its weights.
     """
     if isinstance(model, Scorer):
         return model

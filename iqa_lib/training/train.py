@@ -51,7 +51,10 @@ from iqa_lib.training.runs import MODEL, STATE, Run, claimed, compiled
 # Reading a loss waits for the device: on a GPU, where that costs, for many at once.
 LOSSES_AT_ONCE = 20 if torch.cuda.is_available() else 1
 PAPER_FLOOR = 1e-6  # the reference's cosine ends here, whatever the rate it began with
-LOWER_THE_RATE = "Lower learning_rate_backbone and learning_rate_head: the epochs before this one are kept."
+LOWER_THE_RATE = (
+    "Lower learning_rate_backbone and learning_rate_head; the epochs before this one are kept: "
+    "run it again to go on from there."
+)
 PER_IMAGE_LOSSES = {"l1", "l2"}  # the only ones that may be computed on a part of the batch
 
 
@@ -98,9 +101,7 @@ def build_model(settings: RunSettings) -> BlindIQA:
         parts = {key: getattr(settings, key) for key in ("use_attention", "use_multiscale", "use_hyper")}
         model = SmartIQA(**parts, **common)
     if settings.pretrained == "default":
-        trained = SmartIQA.default().state_dict()
-        require_same_tensors(trained, model.state_dict(), "`pretrained: default`", "the model of these settings")
-        model.load_state_dict(trained)
+        model.go_on_from_default()
     return model
 
 

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from PIL import Image
@@ -16,7 +15,7 @@ from iqa_lib import paths
 from iqa_lib.metrics import in_words
 from iqa_lib.paths import read_csv
 from iqa_lib.profile import Profile
-from iqa_lib.progress import on_page
+from iqa_lib.progress import templates
 from iqa_lib.study.page import Page
 from iqa_lib.training.runs import commit
 
@@ -62,11 +61,8 @@ def write_index(page: Page) -> Path:
 
 
 def _write(path: Path, settings: Profile, **content: Any) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, finalize=on_page
-    )
     date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    template = environment.get_template(f"{path.name}.jinja")
+    template = templates(Path(__file__).parent).get_template(f"{path.name}.jinja")
     paths.write_atomically(path, template.render(settings=settings, date=date, commit=commit(), **content))
     return path
 

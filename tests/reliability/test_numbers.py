@@ -159,7 +159,7 @@ def test_a_million_tied_predictions_take_seconds(record):
 
 def test_half_precision_ranks_as_single_precision_does(home, record, auto_is_float32):
     """The model that comes with the package, on every image of an embedded set; on few where bf16 is emulated."""
-    settings = load_profile("smoke", backbone="swin_nano", crop_size=384, resolution=384)
+    settings = load_profile("smoke", crop_size=384, resolution=384)
     images = load_images(settings)
     every = 1 if auto_is_float32(torch.device("cpu")) else 8
     model, rows = SmartIQA.default(), np.arange(0, len(images), every)

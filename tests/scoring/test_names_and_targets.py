@@ -9,7 +9,6 @@ import sys
 import threading
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +20,7 @@ from skimage import data as photographs
 from iqa_lib import __main__, paths
 from iqa_lib.errors import CheckpointError, DataError, StorageError
 from iqa_lib.profile import load_profile
-from iqa_lib.progress import in_a_line, on_page, shown
+from iqa_lib.progress import in_a_line, shown, templates
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score
 from iqa_lib.training.predictor import Predictor
@@ -97,7 +96,7 @@ def test_no_character_commands_a_terminal_turns_the_writing_or_hides(hidden):
     escaped = hidden.encode("unicode_escape").decode()
     assert shown(f"图片{hidden}gpj.exe\n") == f"图片{escaped}gpj.exe\n"
     assert in_a_line(f"{hidden}\n") == rf"{escaped}\n"
-    page = jinja2.Environment(autoescape=True, finalize=on_page).from_string("{{ name }}{{ name|safe }}{{ 3 }}")
+    page = templates(paths.CHECKOUT).from_string("{{ name }}{{ name|safe }}{{ 3 }}")
     assert page.render(name=f"<{hidden}>") == f"&lt;{escaped}&gt;<{escaped}>3"
 
 

@@ -18,7 +18,7 @@ from skimage import data
 from iqa_lib.data import pictures
 from iqa_lib.data.offline import PHOTOGRAPHS
 from iqa_lib.errors import DataError
-from iqa_lib.models.backbones import WEIGHTS_HERE, Backbone, weights_fingerprint
+from iqa_lib.models.backbones import DEFAULT, WEIGHTS_HERE, Backbone, weights_fingerprint
 from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.training.runs import Run
@@ -162,6 +162,7 @@ def test_the_command_makes_the_file_that_the_package_ships(few_pictures, home):
 def test_the_shipped_backbone_is_small_and_not_the_bare_convolutions():
     file = WEIGHTS_HERE / "swin_nano.safetensors"
     assert file.stat().st_size <= 16e6
+    assert sum(f.stat().st_size for f in DEFAULT.iterdir()) <= 16e6
     assert all(tensor.dtype in (torch.float16, torch.int64) for tensor in load_file(file).values())
     shipped = SmartIQA(backbone="swin_nano", pretrained=True).backbone
     assert shipped.net.stages[3].merge.reduction.weight.abs().max() > 0
