@@ -1,12 +1,12 @@
 """Make the model that comes with the package, and test it once on photographs that people rated.
 
     python benchmarks/default_model.py labels --data-folder FOLDER    # BIQ2021's official training list, in three parts
+    python benchmarks/default_model.py train [NAME…] --labels FILE    # what was tried, or some of it; more --seeds
+    python benchmarks/default_model.py tried --labels FILE            # what came of it on validation photographs
     python benchmarks/default_model.py ship RUN                       # a finished run into the package, and calibrate
     python benchmarks/default_model.py test --data-folder FOLDER      # BIQ2021's official test list, LIVE In the Wild
 
-Between the first two: `python -m iqa_lib train --profile biq2021 --experiment main --run SMART-IQA -p dataset=LABELS`
-and more, as the model card says. The official test list chooses nothing: training images with a near-copy in it are
-left out.
+The official test list chooses nothing: training images with a near-copy in it are left out.
 """
 
 from __future__ import annotations
@@ -27,12 +27,38 @@ from iqa_lib.data.decode import WorkingSize, read_image
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.images import load_images
 from iqa_lib.models.backbones import DEFAULT
-from iqa_lib.profile import DataSettings, Preparation
+from iqa_lib.profile import DataSettings, Preparation, Profile, load_profile
 from iqa_lib.scoring import certainty
 from iqa_lib.scoring.score import Scorer, load_scorer, score_all
 from iqa_lib.training.runs import Run
+from iqa_lib.training.train import train
 
 VALIDATION, CALIBRATION = 700, 800  # photographs, near-copies counted once
+COMMON = {
+    "backbone": "tf_efficientnet_lite0",
+    "freeze_backbone": False,
+    "tuned": "whole",
+    "epochs": 6,
+    "batch_size": 32,
+    "learning_rate_backbone": 3e-4,
+    "learning_rate_head": 7e-4,
+    "final_learning_rate": 0.0,
+    "patience": 8,
+    "test_datasets": [],
+}
+RANKED = {"spoilt_copies": 0.2, "averaging": 0.995}
+TRIED = {  # each a set of changes to the profile biq2021
+    "late": COMMON | {"tuned": "late"},
+    "whole": COMMON,
+    "averaged": COMMON | {"averaging": 0.995},
+    "margin": COMMON | {"averaging": 0.995, "ranking_weight": 0.3},
+    "copies": COMMON | RANKED,
+    "copies-late": COMMON | RANKED | {"tuned": "late"},
+    "copies-512": COMMON | RANKED | {"resolution": 512, "crop_size": 512},
+    "copies-lite1": COMMON | RANKED | {"backbone": "tf_efficientnet_lite1"},
+    "copies-lite2": COMMON | RANKED | {"backbone": "tf_efficientnet_lite2"},
+    "copies-hybrid": COMMON | RANKED | {"backbone": "swin_nano"},
+}
 PHOTOGRAPHS = 20  # of LIVE In the Wild, that are spoilt by each distortion at each level
 
 
@@ -49,6 +75,22 @@ def labels(data_folder: str | None) -> None:
     beside_them = Path(data_folder or paths.DATA) / "default_model.csv"
     paths.write_atomically(beside_them, table[["image", "score", "split", "reference"]].to_csv(index=False))
     print(table["split"].value_counts().to_string(), beside_them, sep="\n")
+
+
+def settings_of(name: str, labels_file: Path, seed: int) -> Profile:
+    return load_profile("biq2021", **TRIED[name], profile="default", dataset=str(labels_file), seed=seed)
+
+
+def tried(labels_file: Path, seeds: list[int]) -> None:
+    """Of all that is trained: agreement on the validation photographs, which chose the epoch."""
+    for name in TRIED:
+        for seed in seeds:
+            settings = settings_of(name, labels_file, seed)
+            run = Run(settings, load_images(settings).fingerprint)
+            if run.complete:
+                chosen = run.predictions[run.predictions["split"] == "val"]
+                named = f"{name}, seed {seed}, epoch {run.result['best_epoch']}, {run.folder.name}"
+                print(agreement(named, chosen.rename(columns={"score": "truth", "prediction": "score"})))
 
 
 def ship(run_folder: Path) -> None:
@@ -139,13 +181,13 @@ def _plot(rng: np.random.Generator) -> np.ndarray:
 
 
 def harder_is_worse(scorer: Scorer, files: pd.Series) -> pd.Series:
-    """By KADID-10k's kinds: of all photographs and neighbouring levels, the share where the harder is lower."""
+    """By KADID-10k's kinds: of photographs and neighbouring levels, the share where the harder is lower."""
     size = WorkingSize.of_settings(scorer.settings)
     photographs = [read_image(file, size) for file in files]
     found = {}
     for kind in DISTORTIONS:
-        spoilt = (distort(p, kind, level) if level else p for p in photographs for level in range(6))
-        score_PL = score_all(scorer, spoilt, 6 * len(photographs))["score"].to_numpy().reshape(-1, 6)
+        spoilt = [distort(p, kind, level) for p in photographs for level in range(1, 6)]
+        score_PL = score_all(scorer, spoilt, len(spoilt))["score"].to_numpy().reshape(-1, 5)
         found[kind] = (np.diff(score_PL, axis=1) < 0).mean()
     return pd.Series(found).round(2).sort_values()
 
@@ -166,8 +208,17 @@ def main() -> None:
     for name in ("labels", "test"):
         steps.add_parser(name).add_argument("--data-folder")
     steps.add_parser("ship").add_argument("run", type=Path)
+    for name in ("train", "tried"):
+        steps.add_parser(name).add_argument("names", nargs="*", default=list(TRIED), help=", ".join(TRIED))
+        steps.choices[name].add_argument("--labels", type=Path, required=True)
+        steps.choices[name].add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
-    if options.step == "ship":
+    if options.step == "train":
+        for settings in (settings_of(name, options.labels, seed) for name in options.names for seed in options.seeds):
+            train(settings)
+    elif options.step == "tried":
+        tried(options.labels, options.seeds)
+    elif options.step == "ship":
         ship(options.run)
     else:
         {"labels": labels, "test": test}[options.step](options.data_folder)

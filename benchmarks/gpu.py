@@ -43,10 +43,12 @@ from iqa_lib.data.crops import ImageSet, random_crops
 from iqa_lib.profile import Profile, load_profile
 from iqa_lib.study import experiments
 from iqa_lib.study.plan import FORWARD_AND_BACKWARD, size_of
-from iqa_lib.training import evaluate, predictor, train
+from iqa_lib.training import evaluate, predictor
+from iqa_lib.training import loop as optimisation
+from iqa_lib.training.batches import ImageBatches
 from iqa_lib.training.graphs import graphs_of
+from iqa_lib.training.loop import Loop, train_epoch
 from iqa_lib.training.runs import Run
-from iqa_lib.training.train import ImageBatches, Loop, train_epoch
 
 STARTED, LIMIT = time.monotonic(), 460  # seconds, the table comes after them
 TRAINED, TESTED, CROPS = 10_073, 2_015, 20  # images of KonIQ-10k, those of its test split, crops of each
@@ -109,7 +111,7 @@ def flop_of(size: str) -> float:
 
 def train_at(size: str, batch: int, way: str) -> None:
     """A row of training: the rate with its data, and that of the same step on one resident batch."""
-    train.WORTH_IT = 10**9 if way == "launched" else 0
+    optimisation.WORTH_IT = 10**9 if way == "launched" else 0
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     of_this = settings(size, batch_size=batch, compile=way == "compile")

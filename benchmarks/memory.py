@@ -49,8 +49,10 @@ def report(options: argparse.Namespace) -> None:
     from iqa_lib.data.images import load_images
     from iqa_lib.profile import Profile
     from iqa_lib.study.complexity import noise_images
+    from iqa_lib.training.batches import ImageBatches
+    from iqa_lib.training.loop import Loop, train_epoch
     from iqa_lib.training.runs import Run
-    from iqa_lib.training.train import ImageBatches, Loop, train, train_epoch
+    from iqa_lib.training.train import train
 
     settings = Profile(
         profile="benchmark",

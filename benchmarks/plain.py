@@ -50,8 +50,9 @@ def compare(options: argparse.Namespace) -> None:
     from iqa_lib import machine
     from iqa_lib.data.images import load_images
     from iqa_lib.profile import Profile
+    from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
     from iqa_lib.training.evaluate import predict
-    from iqa_lib.training.train import FrozenBatches, ImageBatches, Loop, train_epoch, training_crops
+    from iqa_lib.training.loop import Loop, train_epoch
 
     settings = Profile(
         profile="benchmark",
@@ -199,7 +200,7 @@ class PlainTraining:
 
 
 def start_plain(files: list[str], scores: np.ndarray, settings) -> None:
-    from iqa_lib.training.train import build_model
+    from iqa_lib.training.loop import build_model
 
     global plain_way  # of this process
     plain_way = PlainTraining(build_model(settings), files, scores, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from iqa_lib import paths
 from iqa_lib.errors import ProfileError
@@ -87,11 +87,27 @@ class RunSettings(DataSettings, ScoringSettings):
     )
     loss: Literal["l1", "l2", "plcc", "srcc", "pairwise_rank", "pairwise_fidelity"] = "l1"
     ranking_weight: float = Field(0.0, ge=0, description="α of the margin ranking term beside the loss")
+    spoilt_copies: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a batch's crops that come spoilt twice, too: the harsher shall score less",
+    )
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="decay per step of the moving average of the weights, which is judged; 0: none"
+    )
     flip: bool = Field(True, description="flip half of the training crops")
     random_crop: bool = Field(True, description="false: the centre of every training image")
     colour_jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast, saturation by ± this share")
     watch_test: bool = Field(False, description="note the test split's agreement after every epoch; it chooses nothing")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @field_validator("spoilt_copies")
+    @classmethod
+    def _through_the_backbone(cls, share: float, info: ValidationInfo) -> float:
+        if share and info.data.get("freeze_backbone"):
+            raise ValueError("copies are new in every epoch, a frozen backbone's features are not: use 0")
+        return share
 
     @property
     def folder(self) -> Path:

@@ -78,8 +78,11 @@ class ImageSet:
         """Cut (row, top, left, flipped) squares: uint8 (B, 3, size, size), in page-locked memory or on the device."""
         if self._resident_P3 is not None:
             return self._crops_on_device(np.array(wanted, dtype=np.int64), size)
-        cut = [self.image(row)[y : y + size, x : x + size][:, :: -1 if flip else 1] for row, y, x, flip in wanted]
-        return page_locked(torch.from_numpy(np.stack(cut))).permute(0, 3, 1, 2)
+        return page_locked(torch.from_numpy(np.stack(self.squares(wanted, size)))).permute(0, 3, 1, 2)
+
+    def squares(self, wanted: list[tuple[int, int, int, bool]], size: int) -> list[np.ndarray]:
+        """As `crops`: uint8 (size, size, 3) each, views of the decoded images."""
+        return [self.image(row)[y : y + size, x : x + size][:, :: -1 if flip else 1] for row, y, x, flip in wanted]
 
     def _crops_on_device(self, wanted_B4: np.ndarray, size: int) -> Tensor:
         row_B, top_B, left_B, flipped_B = wanted_B4.T

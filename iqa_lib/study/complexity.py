@@ -33,10 +33,11 @@ from iqa_lib.profile import Profile, ScoringSettings
 from iqa_lib.progress import Progress
 from iqa_lib.study import experiments, statistics
 from iqa_lib.study.plan import FORWARD_AND_BACKWARD, size_of
+from iqa_lib.training.batches import ImageBatches, training_crops
 from iqa_lib.training.graphs import WORTH_IT
+from iqa_lib.training.loop import Loop, build_model, train_epoch
 from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
-from iqa_lib.training.train import ImageBatches, Loop, build_model, train_epoch, training_crops
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RATED_BATCHES = (1, 8)  # of a rate; emulated bf16 is measured on single crops alone

@@ -12,8 +12,8 @@ from iqa_lib.data.images import ImageSet, load_images
 from iqa_lib.errors import DataError
 from iqa_lib.profile import DataSettings, Profile
 from iqa_lib.study import experiments
+from iqa_lib.training.loop import build_model
 from iqa_lib.training.runs import Run
-from iqa_lib.training.train import build_model
 
 # FLOP/s that training is assumed to sustain in bf16: a little over 10 % of a data-centre card's peak
 GPU_RATE = 60e12

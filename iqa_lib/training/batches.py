@@ -1,10 +1,12 @@
 """Batches of training crops: cut from the images in every epoch, or cached features of a frozen backbone."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from iqa_lib.data.augment import jitter_colours
+from iqa_lib.data.augment import jitter_colours, spoilt_pair
 from iqa_lib.data.crops import random_crops
 from iqa_lib.data.images import ImageSet, page_locked
 from iqa_lib.models.hypernet import PooledStages
@@ -18,7 +20,8 @@ CACHED_EPOCHS = 1_000_000  # the "epoch" whose random crops a frozen backbone's 
 class ImageBatches:
     """Batches of crops cut from the images, through the backbone in every epoch.
 
-    ``labels`` (N,) are the crops' scores, ``names`` their images.
+    ``labels`` (N,) are the crops' scores, ``names`` their images. A batch ends with the spoilt copies, which have no
+    label: of some of its crops the mild ones, then as many harsh ones.
     """
 
     def __init__(self, settings: RunSettings, model: BlindIQA, images: ImageSet, crops: list[Crop], epoch: int):
@@ -30,7 +33,20 @@ class ImageBatches:
     def read(self, chosen: np.ndarray) -> Tensor:
         """uint8 (B, 3, H, W), where the images are; for any thread."""
         cut = self.images.crops([self.crops[i] for i in chosen], self.settings.crop_size)
-        return page_locked(jitter_colours(cut, self.settings.colour_jitter, self.jitter_seeds(chosen)))
+        cut = jitter_colours(cut, self.settings.colour_jitter, self.jitter_seeds(chosen))
+        spoilt = chosen[: math.ceil(self.settings.spoilt_copies * len(chosen))]
+        return page_locked(torch.cat([cut, self.copies(spoilt).to(cut.device)]) if len(spoilt) else cut)
+
+    def copies(self, chosen: np.ndarray) -> Tensor:
+        """uint8 (2B, 3, H, W)."""
+        squares = self.images.squares([self.crops[i] for i in chosen], self.settings.crop_size)
+        pairs = [
+            spoilt_pair(square, (self.settings.seed, self.epoch, int(i)))
+            for i, square in zip(chosen, squares, strict=True)
+        ]
+        return torch.from_numpy(np.stack([copy for order in zip(*pairs, strict=True) for copy in order])).permute(
+            0, 3, 1, 2
+        )
 
     def jitter_seeds(self, chosen: np.ndarray) -> list[tuple[int, ...]]:
         return [(self.settings.seed, self.epoch, i) for i in chosen]

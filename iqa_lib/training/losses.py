@@ -109,6 +109,15 @@ def margin_ranking(predicted: Tensor, label: Tensor, margin: float = 0.1) -> Ten
     return _mean(F.relu(margin - torch.sign(t) * p))
 
 
+@_checked
+def spoilt_order(mild: Tensor, harsh: Tensor, margin: float = 3.0) -> Tensor:
+    """Mean of max(0, m − (mild − harsh)), in points: of two spoilt copies of a crop the harsher loses `margin` points.
+
+    Liu et al. (2017), "RankIQA: learning from rankings for no-reference image quality assessment".
+    """
+    return F.relu(margin - (mild - harsh)).mean()
+
+
 LOSSES: dict[str, Loss] = {
     "l1": l1,
     "l2": l2,

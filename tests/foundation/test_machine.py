@@ -13,9 +13,10 @@ from iqa_lib import machine
 from iqa_lib.data.images import load_images
 from iqa_lib.errors import ProfileError
 from iqa_lib.profile import load_profile
+from iqa_lib.training.loop import Loop
 from iqa_lib.training.predictor import Predictor
 from iqa_lib.training.runs import Run
-from iqa_lib.training.train import Loop, train
+from iqa_lib.training.train import train
 
 PROCESSOR = torch.device("cpu")
 

@@ -78,8 +78,8 @@ def cache_features():
 
     from iqa_lib.data.crops import random_crops
     from iqa_lib.data.images import load_images
+    from iqa_lib.training.loop import build_model
     from iqa_lib.training.predictor import Predictor
-    from iqa_lib.training.train import build_model
 
     settings = load_profile("smoke", freeze_backbone=True)
     images = load_images(settings)

@@ -20,7 +20,8 @@ from iqa_lib.profile import load_profile
 from iqa_lib.study import attention, maps, statistics
 from iqa_lib.study.statistics import DIRECTION, HOLDS_NOT, UNTOLD
 from iqa_lib.training.evaluate import predict
-from iqa_lib.training.train import build_model, train
+from iqa_lib.training.loop import build_model
+from iqa_lib.training.train import train
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from iqa_lib.data.images import load_images
 from iqa_lib.models.backbones import Backbone
 from iqa_lib.profile import load_profile
 from iqa_lib.training import graphs, predictor, train
+from iqa_lib.training.batches import ImageBatches, training_crops
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.graphs import Graphs, graphs_of
+from iqa_lib.training.loop import Loop, train_epoch
 from iqa_lib.training.losses import LOSSES, combined
-from iqa_lib.training.train import ImageBatches, Loop, train_epoch, training_crops
 
 FROZEN = {"freeze_backbone": True}
 ON_A_GPU = machine.device().type == "cuda"
@@ -74,7 +75,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(Graphs, "__init__", as_on_a_gpu)
     monkeypatch.setattr(graphs, "_warm_up", lambda work: [work() for _ in range(4)])
     monkeypatch.setattr(graphs, "_capture", capture)
-    monkeypatch.setattr(train, "WORTH_IT", 0)
+    monkeypatch.setattr("iqa_lib.training.loop.WORTH_IT", 0)
     monkeypatch.setattr(predictor, "RECORDED_FROM", 10**9)
     return found
 
@@ -120,7 +121,7 @@ def test_recorded_steps_learn_what_launched_ones_do(home, recorded, monkeypatch,
             group["lr"] = float(np.float32(group["lr"]))
         return plain(loop, *arguments)
 
-    monkeypatch.setattr(train, "WORTH_IT", 10**9)
+    monkeypatch.setattr("iqa_lib.training.loop.WORTH_IT", 10**9)
     monkeypatch.setattr(Loop, "step", in_float32)
     loop, batches = a_loop(batch_size=12, **options)
     expected = [an_epoch(loop, batches) for _ in range(2)]
@@ -144,7 +145,7 @@ def test_recording_learns_nothing_and_draws_nothing(home, recorded):
 @pytest.mark.parametrize("place", ["_warm_up", "_capture"])
 def test_what_cannot_be_recorded_is_trained_as_before_with_one_line_why(home, recorded, monkeypatch, place, capsys):
     with monkeypatch.context() as launched:
-        launched.setattr(train, "WORTH_IT", 10**9)
+        launched.setattr("iqa_lib.training.loop.WORTH_IT", 10**9)
         expected = an_epoch(*a_loop(batch_size=12))
 
     def fails(work, *_):
@@ -295,7 +296,7 @@ def test_no_loss_makes_the_processor_wait_for_the_device(loss):
 def test_fifty_steps_of_the_graph_learn_as_launched_ones_do(home, monkeypatch, options):
     losses = []
     for worth_it in (0, 10**9):
-        monkeypatch.setattr(train, "WORTH_IT", worth_it)
+        monkeypatch.setattr("iqa_lib.training.loop.WORTH_IT", worth_it)
         loop, batches = a_loop(batch_size=12, **options)
         losses.append([an_epoch(loop, batches)[0] for _ in range(17)])  # of three steps, the last of eight crops
         assert graphs_of(loop.model, loop.accelerator.device).work
@@ -312,11 +313,11 @@ def test_a_backbone_that_cannot_be_recorded_trains_step_by_step(home, monkeypatc
         return plain(self, image_BCHW)
 
     monkeypatch.setattr(Backbone, "forward", forward)
-    monkeypatch.setattr(train, "WORTH_IT", 0)
+    monkeypatch.setattr("iqa_lib.training.loop.WORTH_IT", 0)
     loop, batches = a_loop(batch_size=12)
     losses = [an_epoch(loop, batches)[0] for _ in range(2)]
     assert "No CUDA graph" in capsys.readouterr().err
-    monkeypatch.setattr(train, "WORTH_IT", 10**9)
+    monkeypatch.setattr("iqa_lib.training.loop.WORTH_IT", 10**9)
     loop, batches = a_loop(batch_size=12)
     np.testing.assert_allclose(losses, [an_epoch(loop, batches)[0] for _ in range(2)], rtol=0.01)
 

@@ -27,18 +27,11 @@ from iqa_lib.errors import CheckpointError, RunError
 from iqa_lib.models import smart_iqa
 from iqa_lib.profile import load_profile
 from iqa_lib.training import evaluate, runs
+from iqa_lib.training.batches import FrozenBatches, ImageBatches, training_crops
 from iqa_lib.training.evaluate import predict
+from iqa_lib.training.loop import Loop, _optimizer, _schedule, build_model
 from iqa_lib.training.runs import Run
-from iqa_lib.training.train import (
-    FrozenBatches,
-    ImageBatches,
-    Loop,
-    _optimizer,
-    _schedule,
-    build_model,
-    train,
-    training_crops,
-)
+from iqa_lib.training.train import train
 
 FROZEN = {"freeze_backbone": True}
 

@@ -27,8 +27,8 @@ from iqa_lib.profile import load_profile
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.study import complexity
 from iqa_lib.study.maps import stage_statistics
+from iqa_lib.training.loop import build_model
 from iqa_lib.training.predictor import Predictor
-from iqa_lib.training.train import build_model
 from iqa_lib.workbook import doctor
 
 
