@@ -154,7 +154,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
     def default(cls) -> SmartIQA:
         """A trained model that comes with the package, in eval mode, on the processor.
 
-        SMART-IQA on ``tf_efficientnet_lite0``, trained on people's ratings of the photographs of BIQ2021. Its crops are
+        SMART-IQA on ``tf_efficientnet_lite2``, trained on people's ratings of the photographs of BIQ2021. Its crops are
         384 px, its scores 0–100. ``iqa_lib/models/weights/README.md`` is its model card.
 
         Raises:

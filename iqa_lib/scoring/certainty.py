@@ -3,8 +3,8 @@
 Intervals are normalised split-conformal (Lei et al., JASA 113, 2018): images that chose nothing say how many times the
 expected error the true one stays below in nine of ten cases. What error to expect is a regression on the score, the
 spread of the crops' scores and the distance to the training images. That distance is Mahalanobis' (covariance after
-Ledoit and Wolf) between means and log standard deviations of the backbone's channels. Drawings, plots and screenshots
-are near photographs there, but flat: most of their neighbouring pixels are equal.
+Ledoit and Wolf) between means and log standard deviations of the backbone's channels at stride 16. Drawings, plots and
+screenshots are near photographs there, but flat: most of their neighbouring pixels are equal.
 
 Shape suffixes: C crops, N images, F features, K columns of the regression.
 """
@@ -37,7 +37,7 @@ from iqa_lib.training.train import train
 
 FILE = "certainty.safetensors"  # beside a model's weights
 MISSED = 0.1  # share of intervals without the true score
-FALSE_ALARMS = 0.005  # of distance and of flatness each
+FALSE_ALARMS = 0.009, 0.004  # of distance and of flatness
 MOST_KNOWN = 10_000  # training images, drawn, that say what the model knows
 LEAST_DEVIATION = 0.01  # of a channel that hardly varies among training images
 FEWEST_FOR_SCALE = 30  # validation images; of fewer all intervals are as wide
@@ -62,10 +62,13 @@ class Traits(NamedTuple):
 
 
 def features(stages: PooledStages) -> np.ndarray:
-    """Mean and log standard deviation of each channel over the grid (B, F)."""
-    means = [grid_BCGG.mean(dim=(2, 3)) for grid_BCGG in stages.grids]
-    deviations = [(grid_BCGG.std(dim=(2, 3)) + 0.05).log() for grid_BCGG in stages.grids]
-    return torch.cat(means + deviations, dim=1).float().cpu().double().numpy()
+    """Mean and log standard deviation over the grid of each channel at stride 16 (B, F).
+
+    Of all stages the one that best tells rendered scenes and blown-up thumbnails from photographs.
+    """
+    grid_BCGG = stages.grids[2]
+    mean_BC, deviation_BC = grid_BCGG.mean(dim=(2, 3)), (grid_BCGG.std(dim=(2, 3)) + 0.05).log()
+    return torch.cat([mean_BC, deviation_BC], dim=1).float().cpu().double().numpy()
 
 
 def flatness(picture_HWC: np.ndarray) -> float:
@@ -197,7 +200,10 @@ def fit(
     found = Certainty(centre_F, whiten_FF.astype(np.float32), np.full(2, np.inf), quantiles, np.array(len(ratings)))
 
     cues = [np.stack([found.distance(part.features_NF), part.flat_N]) for part in (val, test)]
-    limits = [min(conformal_quantile(values, FALSE_ALARMS), values.max()) for values in np.hstack(cues)]
+    limits = [
+        min(conformal_quantile(values, share), values.max())
+        for values, share in zip(np.hstack(cues), FALSE_ALARMS, strict=True)
+    ]
     slopes_K, bounds = _fit_scale(_columns(val, cues[0][0]), np.abs(val.score_N - val_score))
     found = found._replace(limits=np.array(limits), slopes_K=slopes_K, bounds=bounds)
     errors_N = np.abs(test.score_N - test_score) / found.expected_error(test)
