@@ -92,7 +92,8 @@ class Recipe:
             for split, names in self.sources.items()
             for job in itertools.product(names, range(self.views), self.variants)
         ]
-        work = joblib.Parallel(n_jobs=-1, return_as="generator")(
+        # All views of a picture in one process, which keeps the last two pictures: a scene takes long to compose.
+        work = joblib.Parallel(n_jobs=-1, return_as="generator", batch_size=self.views)(
             joblib.delayed(self._build_view)(folder, known, *job) for job in jobs
         )
         bar = Progress(work, total=len(jobs), desc=f"building {folder.name}")

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import importlib
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers import Conv2dSame, DropPath
 from timm.models import clean_state_dict
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
@@ -118,6 +119,8 @@ class LeanBlock(SwinTransformerBlock):
         return super()._attn(x)
 
 
+ROUNDED = (nn.Linear, nn.Conv2d, Conv2dSame)  # whose weights autocast rounds; other kinds compute with theirs before
+
 LEAN = {WindowAttention: LeanAttention, SwinTransformerBlock: LeanBlock}
 
 
@@ -180,6 +183,17 @@ class Backbone(nn.Module):
         for layer in self.net.modules():
             if hasattr(layer, "fused_attn"):
                 layer.fused_attn = fused
+
+    def rounded(self) -> Backbone:
+        """A copy to compute with, its weights in bf16 where autocast rounds them for every batch anew: the same bits.
+
+        `swin_nano`, four crops on each of two threads, took a sixth less time.
+        """
+        copied = copy.deepcopy(self)
+        for layer in copied.net.modules():
+            if type(layer) in ROUNDED:
+                layer.to(torch.bfloat16)
+        return copied
 
     def equal_blocks(self) -> list[nn.Module]:
         """Of a Swin: the blocks that nearly all of its arithmetic is in, made equal within a stage; none of others."""

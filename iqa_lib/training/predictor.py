@@ -125,12 +125,20 @@ class Predictor(NamedTuple):
 
             self.model.eval()
             parts = np.split(numbers, range(EVALUATION_BATCH, len(numbers), EVALUATION_BATCH))
-            batches = self.through_backbone(read, parts)
+            batches = self.with_rounded_weights().through_backbone(read, parts)
             for stages in Progress(batches, desc=f"features: {what}", total=len(parts)):
                 yield stages.pack().half().cpu().numpy()
 
         listing = np.column_stack([np.array(crops, dtype=np.int64), jitters])
         return features.cached(key, packed_size(self.model.backbone.channels), listing, compute)
+
+    def with_rounded_weights(self) -> "Predictor":
+        """Where a processor computes in bf16: on a copy of the frozen backbone, rounded once (`Backbone.rounded`)."""
+        device = self.model.backbone.mean.device
+        used = machine.used_precision(self.settings.precision, device)
+        if device.type != "cpu" or used != "bf16" or self.settings.compile:
+            return self
+        return self._replace(model=BlindIQA(self.model.backbone.rounded(), self.model.head))
 
     def unpacked(self, features_NP: Tensor) -> PooledStages:
         packed = features_NP.to(self.model.backbone.mean.device, non_blocking=True).float()

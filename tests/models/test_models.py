@@ -295,6 +295,20 @@ def test_attention_as_a_gpu_computes_it_is_timms(name, precision, tolerance, mon
         torch.testing.assert_close(lean, plain, rtol=tolerance, atol=tolerance * float(plain.detach().abs().max()))
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "swin_test", "resnet18"])
+def test_weights_rounded_once_give_the_bits_of_those_that_autocast_rounds(name):
+    """Of a copy: the model's own weights stay as they are."""
+    backbone = Backbone(name, pretrained=False, image_size=64).eval()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    rounded = backbone.rounded()
+    assert any(parameter.dtype == torch.bfloat16 for parameter in rounded.parameters())
+    image = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for ours, theirs in zip(rounded(image), backbone(image), strict=True):
+            assert torch.equal(ours, theirs)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
 def test_equal_blocks_share_what_is_compiled_for_them_and_drop_as_many_paths():
     """Eight kinds of block in four stages, of which two shifted by turns, and three mergers: not one for each of 15."""
     torch.manual_seed(0)

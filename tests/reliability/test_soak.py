@@ -73,6 +73,7 @@ def drive_the_explorer():
         explorer.keep.click,
         explorer.clear.click,
     ]
+    gc.freeze()  # what was imported, half a second of every collection, is no leak
     for number in range(ACTIONS):
         rng.choice(actions)()
         told.add(explorer.status.value)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from iqa_lib import paths
 from iqa_lib.data.images import load_images
@@ -14,7 +15,7 @@ from iqa_lib.profile import load_profile
 from iqa_lib.training import evaluate, features
 from iqa_lib.training.evaluate import predict
 from iqa_lib.training.predictor import Predictor
-from iqa_lib.training.train import train
+from iqa_lib.training.train import build_model, train
 
 WIDTH, BATCH = 6, 4
 FROZEN = {"freeze_backbone": True, "train_crops": 1}
@@ -194,6 +195,19 @@ def test_a_training_whose_features_are_deleted_all_the_time_predicts_the_same(ho
 
     monkeypatch.setattr(features, "cached", deleted)
     pd.testing.assert_frame_equal(train(settings).predictions, kept, atol=0.02)
+
+
+def test_features_in_bf16_are_those_of_the_backbone_as_it_is(home, monkeypatch):
+    """They are computed on a copy whose weights are rounded once."""
+    settings = load_profile("smoke", **FROZEN, precision="bf16")
+    images = load_images(settings)
+    predictor, wanted = Predictor(settings, build_model(settings)), [(0, 0, 0, False), (1, 0, 5, True)]
+    found = predictor.features(images, wanted, "two")
+    assert predictor.with_rounded_weights() is not predictor
+    predictor.model.eval()
+    with torch.inference_mode():
+        plain = predictor.stages(images.crops(wanted, settings.crop_size)).pack().half()
+    assert torch.equal(found[np.arange(2)], plain)
 
 
 def test_every_crop_passes_through_a_frozen_backbone_once_whoever_asks(home, monkeypatch):

@@ -1,16 +1,15 @@
 """This project's own weights: the hybrid, the pictures it learns from, and a pretraining that anyone can repeat."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from elsewhere import said, start
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
@@ -23,12 +22,11 @@ from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 from iqa_lib.training.runs import Run
 
-SCRIPT = (
-    "import sys; from pathlib import Path; from iqa_lib import machine; "
-    "from iqa_lib.training.pretrain import pretrain; "
-    "machine.native_bf16 = lambda on: False; "  # as in `conftest`
-    "print(pretrain('swin_test', Path(sys.argv[1]), epochs=3))"
-)
+
+def pretrain_in_two_epochs(labels):
+    from iqa_lib.training.pretrain import pretrain
+
+    pretrain("swin_test", Path(labels), epochs=2)
 
 
 # --- the hybrid ---
@@ -76,6 +74,7 @@ def few_pictures(tmp_path_factory):
         patch.setattr(pictures, "listed", lambda: table)
         patch.setattr(pictures, "VIEWS", {"wallpaper": 1, "photograph": 1, "scene": 1})
         patch.setattr(pictures, "SCENES", 1)
+        patch.setattr(pictures, "PER_VIEW", dict.fromkeys(pictures.PER_VIEW, 1))
         pictures.build(tmp_path / "set", tmp_path)
         yield tmp_path
 
@@ -119,17 +118,13 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(few_pictures, tmp_path
     labels = few_pictures / "set/labels.csv"
 
     def elsewhere(name, kill_when=None):
-        home = tmp_path / name
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(labels)],
-            # On the processor: a GPU gives the same weights only nearly.
-            env={**os.environ, "IQA_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""},
-        )
-        while kill_when and process.poll() is None:
-            if kill_when(home):
-                process.send_signal(signal.SIGKILL)
+        process = start(tmp_path / name, pretrain_in_two_epochs, str(labels))
+        while kill_when and process.exitcode is None:
+            if kill_when(tmp_path / name):
+                process.kill()
             time.sleep(0.01)
-        assert process.wait() == (-signal.SIGKILL if kill_when else 0)
+        process.join(300)
+        assert process.exitcode == (-signal.SIGKILL if kill_when else 0), said(tmp_path / name)
 
     def after_an_epoch(home):
         return any(home.glob("runs/pretraining/*/state.pt"))

@@ -45,8 +45,10 @@ def command(*arguments: str) -> int:
 def run_notebooks() -> int:
     """The profile ``tiny`` of the home, on the notebooks of the home; for `start`."""
     from iqa_lib import paths
+    from iqa_lib.workbook import kernels
 
     paths.NOTEBOOKS = paths.HOME / "notebooks"
+    kernels.IMPORTED = [name for name in kernels.IMPORTED if "iqa_lib" not in name]  # seconds, for what no page needs
     return command("run", "--profile", str(paths.HOME / "tiny.yaml"))
 
 
