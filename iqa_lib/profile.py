@@ -122,6 +122,9 @@ class Profile(RunSettings):
     baseline_seeds: tuple[int, ...] = Field(
         (), description="more seeds of the baselines alone: their scatter stands for that of variants with one run"
     )
+    ablation_seeds: tuple[int, ...] = Field(
+        (), description="more seeds of HyperIQA, SMART-IQA, the steps between them and the fixed regressor"
+    )
     of_interest: float = Field(
         0.005, ge=0, description="smallest difference of SRCC that matters, decided before looking"
     )

@@ -37,6 +37,7 @@ class Variant:
     paper: str | None = None  # its row in the paper's table
     published: dict[str, float] = field(default_factory=dict)  # the paper's numbers for it, by the name of our column
     seeds: tuple[int, ...] | None = None  # None: those of the profile
+    ablated: bool = False  # a part of the method taken away or put back: with ``ablation_seeds``, too
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,13 @@ HYPER_IQA_RECIPE = {
 
 def _hyper_iqa(settings: Profile, row: str) -> Variant:
     recipe = HYPER_IQA_RECIPE if settings.hyper_iqa_recipe == "published" else {}
-    return Variant("HyperIQA", {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa} | recipe, paper=row)
+    changes = {"method": "hyper_iqa", "backbone": settings.backbone_hyper_iqa} | recipe
+    return Variant("HyperIQA", changes, paper=row, ablated=True)
 
 
 def main(settings: Profile) -> list[Variant]:
-    rows = [_hyper_iqa(settings, "HyperIQA"), Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base")]
+    smart = Variant("SMART-IQA", _base(settings), "baseline", paper="SMART-Base", ablated=True)
+    rows = [_hyper_iqa(settings, "HyperIQA"), smart]
     return _beside(rows, "sota_koniq10k", "method", srcc="SRCC", plcc="PLCC")
 
 
@@ -114,16 +117,17 @@ def ablation(settings: Profile) -> list[Variant]:
     alone = {"use_multiscale": False, "use_attention": False}
     rows = [
         _hyper_iqa(settings, "HyperIQA (ResNet-50)"),
-        Variant("stronger backbone alone", base | alone, paper="Swin-Base backbone only"),
-        Variant("+ AFA", base | {"use_attention": False}, paper="+ AFA"),
-        Variant("+ attention (full)", base, "baseline", paper="+ Attention (full)"),
+        Variant("stronger backbone alone", base | alone, paper="Swin-Base backbone only", ablated=True),
+        Variant("+ AFA", base | {"use_attention": False}, paper="+ AFA", ablated=True),
+        Variant("+ attention (full)", base, "baseline", paper="+ Attention (full)", ablated=True),
     ]
     return _beside(rows, "ablation_koniq10k", "configuration", srcc="SRCC", plcc="PLCC")
 
 
 def fixed_regressor(settings: Profile) -> list[Variant]:
     base = _base(settings)
-    return [Variant("fixed regressor", base | {"use_hyper": False}), Variant("hyper-network", base, "baseline")]
+    fixed = Variant("fixed regressor", base | {"use_hyper": False}, ablated=True)
+    return [fixed, Variant("hyper-network", base, "baseline", ablated=True)]
 
 
 def model_sizes(settings: Profile) -> list[Variant]:
@@ -274,7 +278,7 @@ def seeds_of(settings: Profile, variant: Variant) -> tuple[int, ...]:
     if variant.seeds:
         return variant.seeds
     more = settings.baseline_seeds if variant.role == "baseline" else ()
-    return tuple(dict.fromkeys((*settings.seeds, *more)))
+    return tuple(dict.fromkeys((*settings.seeds, *more, *(settings.ablation_seeds if variant.ablated else ()))))
 
 
 def wanted_runs(settings: Profile, variants: Iterable[Variant]) -> Iterator[tuple[Variant, Run, ImageSet]]:
