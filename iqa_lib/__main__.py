@@ -237,7 +237,7 @@ def run(options: Namespace) -> int:
         settings, folder = _settings(options), Path(options.publish)
         if options.only or options.start:
             raise WorkbookError("--publish wants the whole study: leave out --only and --from.")
-        publish.require_place(folder)
+        publish.require_publishable(settings, folder)
     failed = run_workbook(options.profile, dict(options.overrides), options.only, options.start, options.force)
     if options.publish is not None and not failed:
         print(publish.publish(settings, folder))

@@ -168,7 +168,7 @@ def not_judged(settings: Profile, images: ImageSet) -> Iterator[JudgedClaim]:
     judged = {v.paper for v in variants if not (without_choice and "random_crop" in v.changes)}
     for row in paper("augmentation").itertuples():
         if row.change not in judged:
-            why = "every crop is the whole image" if "crop" in row.change else "crops would not fit into that size"
+            why = "every crop is the whole image" if "crop" in row.change else "there is no smaller size to try"
             yield _not_judged("augmentation", f"to {row.change} matters", abs(row.srcc_delta_koniq10k), why)
 
 

@@ -32,19 +32,23 @@ NOT_PUBLISHED = {"data_folder", "cell_timeout"}
 README_PART = ("<!-- published study -->", "<!-- end of the published study -->")
 
 
-def require_place(folder: Path) -> None:
-    """Raises StudyError where publishing would write among other files; StorageError where it cannot write."""
+def require_publishable(settings: Profile, folder: Path) -> None:
+    """Before anything runs.
+
+    Raises StudyError where publishing would write among other files, or what nobody could repeat; StorageError where it
+    cannot write.
+    """
     paths.require_target(folder, folder=True)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / claims.FILE).is_file():
         raise StudyError(f"{folder} has files and no published study: name an empty folder, or one to be made.")
+    for name in (settings.dataset, *settings.test_datasets):
+        if name not in catalog.CATALOG:
+            raise StudyError(f"'{name}' is no dataset of the catalog: nobody else could repeat this study.")
 
 
 def publish(settings: Profile, folder: Path) -> str:
     """Write the finished study of this profile into ``folder``; what was written and left out, in a sentence."""
-    require_place(folder)
-    foreign = [name for name in (settings.dataset, *settings.test_datasets) if name not in catalog.CATALOG]
-    if foreign:
-        raise StudyError(f"{foreign[0]} is no dataset of the catalog: nobody else could repeat this study.")
+    require_publishable(settings, folder)
     names = [source.stem for source in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
     results = {name: read_json(settings.folder / "results" / f"{name}.json") for name in names}
     if lacking := [name for name, result in results.items() if not result]:
