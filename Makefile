@@ -25,8 +25,7 @@ app: .venv/ready
 
 # README, the pages of docs/ and the profile's executed notebooks, with the links that they have on GitHub.
 SITE := build/site-source
-site: .venv/ready run
-	$(BIN)/python -m pip install --quiet --editable '.[site]'
+site: $(BIN)/sphinx-build run
 	rm -rf $(SITE) build/site
 	mkdir -p $(SITE)/notebooks $(SITE)/figures $(SITE)/tests/reliability
 	cp -R README.md docs $(SITE)
@@ -34,7 +33,11 @@ site: .venv/ready run
 	cp tests/reliability/README.md $(SITE)/tests/reliability
 	cp runs/$(PROFILE)/notebooks/*.ipynb $(SITE)/notebooks
 	$(BIN)/sphinx-build -q -W --keep-going -c docs $(SITE) build/site
-	@echo build/site/README.html
+	cp build/site/README.html build/site/index.html
+	@echo build/site/index.html
+
+$(BIN)/sphinx-build: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[site]'
 
 lint: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,9 +54,8 @@ class PublishedStudy(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    profile: str
     about: str  # the numbers: data, kind of scores, stand-ins
-    settings: dict[str, Any]
+    settings: Profile
     images: dict[str, str]  # fingerprint of each dataset
     test_images: dict[str, int]
     runs: dict[str, float]  # seconds of training, by the run's name in the store
@@ -65,6 +64,10 @@ class PublishedStudy(BaseModel):
     machines: list[str]
     date: str
     claims: list[JudgedClaim]
+
+    @property
+    def profile(self) -> str:
+        return self.settings.profile
 
     @property
     def ratings(self) -> str:
@@ -92,19 +95,18 @@ def read_study(folder: Path) -> PublishedStudy:
 
 
 def beside_published(table: pd.DataFrame, name: str, profile: str) -> pd.DataFrame:
-    """Verdicts with the published study's beside those that cannot be told here; other tables as they are."""
+    """Verdicts with those of the published study on people's ratings beside what cannot be told here.
+
+    Other tables, and this study's own, as they are.
+    """
     if "verdict" not in table or not (paths.STUDY / FILE).is_file():
         return table
     study = read_study(paths.STUDY)
-    known = {c.claim: f"{c.number}: {c.verdict}" for c in study.claims if _table(c.experiment) == name}
+    known = {c.claim: f"{c.number}: {c.verdict}" for c in study.claims if f"{c.experiment}_verdicts" == name}
     beside = table["claim"].where(table["verdict"] == UNTOLD).map(known)
-    if study.profile == profile or beside.isna().all():
+    if study.profile == profile or describe(study.settings.dataset, None).surrogate or beside.isna().all():
         return table
     return table.assign(**{f"published study ({study.ratings})": beside.fillna("")})
-
-
-def _table(experiment: str) -> str:
-    return f"{experiment}_verdicts"
 
 
 def of_table(settings: Profile, notebook: str, name: str, verdicts: pd.DataFrame) -> list[JudgedClaim]:

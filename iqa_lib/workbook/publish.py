@@ -27,8 +27,6 @@ from iqa_lib.workbook.report import read_json, reduced
 PAGE = "README.md"  # which GitHub shows with the folder
 MOST_BYTES = 6_000_000
 COLOURS = 256  # of a figure
-# Of one's own machine, not of the study.
-NOT_PUBLISHED = {"data_folder", "cell_timeout"}
 README_PART = ("<!-- published study -->", "<!-- end of the published study -->")
 
 
@@ -83,9 +81,8 @@ def _gather(settings: Profile, results: dict[str, dict]) -> PublishedStudy:
         for package, version in {"python": made.get("python"), **made.get("versions", {})}.items():
             versions.setdefault(package, set()).add(str(version))
     return PublishedStudy(
-        profile=settings.profile,
         about=about_numbers(settings),
-        settings=settings.model_dump(mode="json", exclude=NOT_PUBLISHED),
+        settings=settings.model_copy(update={"data_folder": None, "cell_timeout": None}),  # of this machine
         images={name: images.fingerprint for name, images in sets.items()},
         test_images={name: len(images.rows("test")) for name, images in sets.items()},
         runs={name: made.get("seconds", 0.0) for name, made in made_in.items()},
@@ -163,9 +160,9 @@ def _page(study: PublishedStudy, results: dict[str, dict], shown: list[dict], le
     for notebook in results:
         parts.append(f"## {notebook}")
         for entry in (e for e in shown if e["notebook"] == notebook):
-            caption = _text(entry["caption"])
             picture = f"![{entry['name']}]({entry['name']}.png)"
-            parts += [caption, in_markdown(entry["table"]) if "table" in entry else picture, by]
+            shows = f"\n{in_markdown(entry['table'])}" if "table" in entry else picture
+            parts += [f"{_text(entry['caption'])}\n{shows}", by]
     return "\n\n".join(parts) + "\n"
 
 

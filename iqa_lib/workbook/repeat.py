@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 
 from iqa_lib import paths
 from iqa_lib.data import catalog
@@ -25,7 +26,7 @@ def repeat(folder: Path, overrides: dict[str, Any]) -> int:
     """
     study = read_study(folder)
     file = paths.RUNS / study.profile / "repeat.yaml"
-    paths.write_atomically(file, yaml.safe_dump(study.settings, sort_keys=False))
+    paths.write_atomically(file, yaml.safe_dump(study.settings.model_dump(mode="json"), sort_keys=False))
     settings = load_profile(str(file), **overrides)
     absent = _compare_data(study, settings)
     if absent:
@@ -43,7 +44,7 @@ def repeat(folder: Path, overrides: dict[str, Any]) -> int:
         (answer, claim.claim, f"{claim.number} {claim.verdict}", f"{found.number} {found.verdict}" if found else "–")
         for answer, claim, found in answers
     ]
-    print_table(rows, "answer", "claim", "published", "here")
+    print_table((map(escape, row) for row in rows), "answer", "claim", "published", "here")
     counts = Counter(answer for answer, *_ in answers)
     print(", ".join(f"{count} × {answer}" for answer, count in counts.items()))
     return int(counts["same verdict"] < len(wanted))

@@ -91,7 +91,7 @@ def test_a_study_is_published_with_its_conclusions_claims_and_origin_and_without
     assert {f.name for f in published.iterdir()} == {"README.md", "claims.json", "curve.png"}
     page, claims = (published / "README.md").read_text(), read_study(published)
     assert page.index("Holds in direction only") < page.index("The paper's claims") < page.index("![curve](curve.png)")
-    assert claims.images["offline-wild-tiny"] in page and claims.settings["backbone"] == "swin_test"
+    assert claims.images["offline-wild-tiny"] in page and claims.settings.backbone == "swin_test"
     assert {c.claim: c.verdict for c in claims.claims if c.notebook}[CLEAR] == "holds in direction only"
     assert sum(c.verdict == NOT_JUDGED for c in claims.claims) == 4  # three datasets, a smaller size
     for text in (page, (published / "claims.json").read_text()):
@@ -154,7 +154,7 @@ def test_with_another_seed_the_claim_that_comes_out_otherwise_is_named_with_both
 
 
 def test_without_the_data_it_says_where_they_come_from(published, capsys):
-    settings = read_study(published).settings
+    settings = read_study(published).settings.model_dump(mode="json")
     change(published, settings=settings | {"test_datasets": ["livec"]}, images={"livec": "0"})
     _, told = repeat(capsys, published)
     assert "LIVE In the Wild ('livec') is not in" in told and "It comes from https://" in told
@@ -182,7 +182,8 @@ def test_what_a_failed_notebook_does_not_judge_is_not_taken_from_an_earlier_time
     [
         (None, "No published study in"),
         ("", "is damaged"),
-        ('{"profile": "tiny"}', "is damaged at about (Field required)"),
+        ('{"date": "today"}', "is damaged at about (Field required)"),
+        ('{"about": "", "settings": {"profile": "../../mine"}}', "is damaged at settings → dataset"),
         ('{"claims": [{"verdict": "perhaps"}]}', "is damaged"),
         ("\udcff", "is damaged"),
     ],
@@ -220,8 +221,11 @@ def test_verdicts_that_cannot_be_told_here_have_the_published_studys_beside_them
     here = pd.DataFrame({"claim": [CLEAR, CLOSE, "another"], "verdict": [UNTOLD, "does not hold", UNTOLD]})
     assert beside_published(here, "simulated_verdicts", "demo").equals(here)  # the project's has no such table
     monkeypatch.setattr(paths, "STUDY", published)
+    assert beside_published(here, "simulated_verdicts", "demo").equals(here)  # surrogate scores tell nothing of people
+    settings = read_study(published).settings.model_dump(mode="json")
+    change(published, settings=settings | {"dataset": "biq2021"}, about="BIQ2021, MOS; frozen")
     (column,) = set(beside_published(here, "simulated_verdicts", "demo")) - set(here)
-    assert column.startswith("published study (offline-wild-tiny, surrogate score")
+    assert column == "published study (BIQ2021, MOS)"
     clear, close, another = beside_published(here, "simulated_verdicts", "demo")[column]
     assert re.fullmatch(r"\+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\]: holds in direction only", clear)
     assert close == another == ""
