@@ -1,8 +1,9 @@
 """Settings of the static site that `make site` builds with Sphinx."""
 
-project = "SMART-IQA workbook"
+project = html_title = "SMART-IQA workbook"
 extensions = ["myst_nb"]
 html_theme = "furo"
+html_static_path, html_css_files = ["static"], ["site.css"]
 root_doc = "README"
 nb_execution_mode = "off"  # the notebooks were executed by `run`
 myst_heading_anchors = 3

@@ -80,6 +80,8 @@ def _gather(settings: Profile, results: dict[str, dict]) -> PublishedStudy:
     for made in made_in.values():
         for package, version in {"python": made.get("python"), **made.get("versions", {})}.items():
             versions.setdefault(package, set()).add(str(version))
+    all_claims = [*judged(settings, results), *claims.not_judged(settings, sets[settings.dataset])]
+    order = [claim.experiment for claim in all_claims]
     return PublishedStudy(
         about=about_numbers(settings),
         settings=settings.model_copy(update={"data_folder": None, "cell_timeout": None}),  # of this machine
@@ -90,7 +92,7 @@ def _gather(settings: Profile, results: dict[str, dict]) -> PublishedStudy:
         versions={package: ", ".join(sorted(found)) for package, found in versions.items()},
         machines=sorted({f"{m['machine']}, {m['precision']}" for m in made_in.values() if "precision" in m}),
         date=f"{datetime.now():%Y-%m-%d}",
-        claims=[*judged(settings, results), *claims.not_judged(settings, sets[settings.dataset])],
+        claims=sorted(all_claims, key=lambda claim: order.index(claim.experiment)),
     )
 
 
@@ -169,6 +171,7 @@ def _page(study: PublishedStudy, results: dict[str, dict], shown: list[dict], le
 def claim_table(study: PublishedStudy) -> pd.DataFrame:
     return pd.DataFrame(
         {
+            "about": claim.experiment.replace("_", " "),
             "claim of the paper": claim.claim,
             "paper": "–" if claim.paper is None else f"{claim.paper:+.4g}",
             "here [95 %]": claim.number,
