@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,12 @@ def not_judged(settings: Profile, images: ImageSet) -> Iterator[JudgedClaim]:
         both = {"SMART-IQA": row.smart_srcc, "HyperIQA": row.hyperiqa_srcc}
         claim = experiments.beats(*(Variant(name, published={"SRCC": srcc}) for name, srcc in both.items()))
         yield _not_judged("cross_dataset", f"{claim.text} on {row.dataset}", claim.size, "the data are not among ours")
+    sizes = paper("complexity").set_index("model")["srcc"].dropna()
+    ours = {v.paper for v in experiments.model_sizes(settings)}
+    for smaller, larger in itertools.pairwise(sizes.index):
+        if not {smaller, larger} <= ours:
+            claim = f"{larger} beats {smaller}"
+            yield _not_judged("model_sizes", claim, sizes[larger] - sizes[smaller], "the profile names no such sizes")
     variants = experiments.augmentation(settings)
     without_choice = experiments.crops_are_whole_images(settings, images)
     judged = {v.paper for v in variants if not (without_choice and "random_crop" in v.changes)}

@@ -55,8 +55,8 @@ def publish(settings: Profile, folder: Path) -> str:
     shown, left_out = _exhibits(results)
     files = {entry["name"]: reduced(paths.HOME / entry["file"], COLOURS) for entry in shown if "table" not in entry}
     page = _page(study, results, shown, left_out)
-    content = {f"{name}.png": png for name, png in files.items()}
-    content |= {PAGE: page.encode(), claims.FILE: (study.model_dump_json(indent=1) + "\n").encode()}
+    content = {claims.FILE: (study.model_dump_json(indent=1) + "\n").encode(), PAGE: page.encode()}
+    content |= {f"{name}.png": png for name, png in files.items()}
     if (size := sum(map(len, content.values()))) > MOST_BYTES:
         raise StudyError(f"the study takes {size / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:.0f}: nothing was written")
     for name, part in content.items():
