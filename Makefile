@@ -1,4 +1,4 @@
-# make run · make test · make lab · make app — each sets up .venv by itself when it is missing.
+# make run · make test · make lab · make app · make site — each sets up .venv by itself when it is missing.
 PROFILE ?= demo
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Voilà and JupyterLab take 10 MB a message by default: too little for an uploaded photograph.
 UPLOADS := tornado_settings={"websocket_max_message_size":268435456}
 
-.PHONY: run test lab app lint clean
+.PHONY: run test lab app site lint clean
 run: .venv/ready
 	$(BIN)/python -m iqa_lib run --profile $(PROFILE)
 
@@ -22,6 +22,22 @@ app: .venv/ready
 	mkdir -p runs/$(PROFILE)
 	$(BIN)/papermill --prepare-only -p profile $(PROFILE) notebooks/11_explorer.ipynb runs/$(PROFILE)/app.ipynb
 	$(BIN)/voila --Voila.ip=127.0.0.1 --token '--Voila.$(UPLOADS)' runs/$(PROFILE)/app.ipynb
+
+# README, the pages of docs/ and the profile's executed notebooks, with the links that they have on GitHub.
+SITE := build/site-source
+site: $(BIN)/sphinx-build run
+	rm -rf $(SITE) build/site
+	mkdir -p $(SITE)/notebooks $(SITE)/figures $(SITE)/tests/reliability
+	cp -R README.md docs $(SITE)
+	cp -R figures/readme $(SITE)/figures
+	cp tests/reliability/README.md $(SITE)/tests/reliability
+	cp runs/$(PROFILE)/notebooks/*.ipynb $(SITE)/notebooks
+	$(BIN)/sphinx-build -q -W --keep-going -c docs $(SITE) build/site
+	cp build/site/README.html build/site/index.html
+	@echo build/site/index.html
+
+$(BIN)/sphinx-build: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[site]'
 
 lint: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -90,14 +90,14 @@ def _override(pair: str) -> tuple[str, Any]:
         raise ProfileError(f"-p {name}: '{value}' is not a YAML value") from None
 
 
+_PAIRS = {"nargs": "+", "action": "extend", "default": [], "type": _override, "metavar": "NAME=VALUE"}
+OVERRIDES = option("-p", dest="overrides", help="override a key", **_PAIRS)
+
+
 def profile_options(
     meaning: str = "a name in notebooks/profiles, or a YAML file's path", default: str = "demo"
 ) -> list[Callable]:
-    pairs = {"nargs": "+", "action": "extend", "default": [], "type": _override, "metavar": "NAME=VALUE"}
-    return [
-        option("--profile", default=default, help=meaning),
-        option("-p", dest="overrides", help="override a key", **pairs),
-    ]
+    return [option("--profile", default=default, help=meaning), OVERRIDES]
 
 
 def _settings(options: Namespace, **own: Any) -> Any:
@@ -121,7 +121,6 @@ MODEL = option(
     "reference code; by default the model that comes with the package",
 )
 SCORES = option("table", metavar="SCORES.csv|.json", help="that `score` wrote")
-LONGEST_TABLE = 40  # rows; of more images the best and the worst are shown
 
 
 @verb(
@@ -139,6 +138,7 @@ def score(options: Namespace) -> int:
 
     from iqa_lib.scoring import found
     from iqa_lib.scoring import score as scoring
+    from iqa_lib.scoring.listing import print_scores
 
     csv = Path(options.csv) if options.csv is not None else None
     to_stdout = csv is not None and paths.is_standard_output(csv)
@@ -169,28 +169,10 @@ def score(options: Namespace) -> int:
         plain = shown(text) == text and "utf" in (sys.stdout.encoding or "").lower()
         print(text if plain else json.dumps(rows, indent=1))
     elif not to_stdout:
-        _print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
+        print_scores(scorer, table.drop(faults.index).sort_values("score", ascending=False, kind="stable"))
     told = [f"no score: {in_a_line(row.image)} {row.fault}" for row in faults.itertuples()]
     sys.stderr.writelines(f"{line}\n" for line in told + scoring.marked_in(table, scorer))
     return int(bool(len(faults)))
-
-
-def _print_scores(scorer: Any, best_first: Any) -> None:
-    from rich.markup import escape
-    from rich.table import Column
-
-    from iqa_lib.scoring.score import in_words
-
-    table, notes = in_words(scorer, best_first)
-    rows = [(*row[:-1], escape(in_a_line(row[-1]))) for row in table.itertuples(index=False)]
-    if (left_out := len(rows) - LONGEST_TABLE) > 0:
-        gap = ["…", *[""] * (len(table.columns) - 2), f"{left_out:,} more; --csv FILE lists all"]
-        rows[LONGEST_TABLE // 2 : -LONGEST_TABLE // 2] = [gap]
-    if rows:
-        print_table(
-            rows, *(Column(head, justify="right") for head in table.columns[:-1]), Column("image", overflow="fold")
-        )
-    print(*notes, sep="\n")
 
 
 @verb("score a sample of a table of scores again: the same, or what differs (exit code 1)", SCORES, MODEL)
@@ -243,12 +225,34 @@ def finetune(options: Namespace) -> int:
     option("--only", nargs="+", default=[], metavar="NOTEBOOK", help="run these, e.g. 01_train"),
     option("--from", dest="start", metavar="NOTEBOOK", help="leave out the notebooks before this one"),
     option("--force", action="store_true", help="run also what is unchanged"),
+    option("--publish", metavar="FOLDER", help="then write the study there, without its data: a page, and its claims"),
     *profile_options(),
 )
 def run(options: Namespace) -> int:
     from iqa_lib.workbook.runner import run_workbook
 
-    return run_workbook(options.profile, dict(options.overrides), options.only, options.start, options.force)
+    if options.publish is not None:
+        from iqa_lib.workbook import publish
+
+        settings, folder = _settings(options), Path(options.publish)
+        if options.only or options.start:
+            raise WorkbookError("--publish wants the whole study: leave out --only and --from.")
+        publish.require_publishable(settings, folder)
+    failed = run_workbook(options.profile, dict(options.overrides), options.only, options.start, options.force)
+    if options.publish is not None and not failed:
+        print(publish.publish(settings, folder))
+    return failed
+
+
+@verb(
+    "compute a published study again on the data that you have, and compare the verdicts (exit code 1 if any differs)",
+    option("study", nargs="?", metavar="FOLDER", help="that `run --publish` wrote; the project's own, docs/study"),
+    OVERRIDES,
+)
+def repeat(options: Namespace) -> int:
+    from iqa_lib.workbook.repeat import repeat
+
+    return repeat(Path(options.study or paths.STUDY), dict(options.overrides))
 
 
 @verb(
@@ -293,20 +297,9 @@ def train(options: Namespace) -> int:
     *profile_options(),
 )
 def bench(options: Namespace) -> int:
-    settings = _settings(options)
-    import subprocess
-
-    from iqa_lib import machine
     from iqa_lib.study import complexity
 
-    print(f"{settings.profile} on {machine.description()}")
-    for table in (complexity.costs(settings, full=True), complexity.batch_sizes(settings, options.largest_batch)):
-        print(f"\n{table.to_string(index=False)}\n", flush=True)
-    plain = paths.CHECKOUT / "benchmarks" / "plain.py"
-    if not plain.is_file():
-        print("Against the plain way: measured by benchmarks/plain.py of a checkout; this is an installed package.")
-        return 0
-    return subprocess.run([sys.executable, plain, settings.backbone]).returncode
+    return complexity.bench(_settings(options), options.largest_batch)
 
 
 @verb(

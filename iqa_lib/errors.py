@@ -37,6 +37,10 @@ class RunError(WorkbookError):
     """A training run that could not continue."""
 
 
+class StudyError(WorkbookError):
+    """A study that is not finished, or whose published claims cannot be read."""
+
+
 class StorageError(WorkbookError):
     """A disk that is full or gone, or a folder that may not be written."""
 

@@ -25,12 +25,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 INSTALLED = not (CHECKOUT / "pyproject.toml").is_file()
 HOME = Path(os.environ.get("IQA_HOME") or (Path.cwd() if INSTALLED else CHECKOUT)).resolve()
 NOTEBOOKS = CHECKOUT / "notebooks"
+STUDY = CHECKOUT / "docs" / "study"  # the published study
 if INSTALLED:
     if HOME.name == "notebooks" and (HOME / "profiles").is_dir():  # of a notebook that was opened by hand
         HOME = HOME.parent
     os.environ["IQA_HOME"] = str(HOME)  # for kernels, which work in another folder
     own = HOME / "notebooks"  # by `python -m iqa_lib notebooks`
     NOTEBOOKS = own if own.is_dir() else Path(__file__).resolve().with_name("notebooks")
+    STUDY = Path(__file__).resolve().with_name("published_study")
 PROFILES = NOTEBOOKS / "profiles"
 DATA = HOME / "data"
 RUNS = HOME / "runs"

@@ -142,7 +142,7 @@ class Profile(RunSettings):
         None, ge=20, description="test images whose random crops 04_sensitivity scores; null: all"
     )
     measuring_seconds: float = Field(
-        60, gt=0, description="of 09_complexity: where they are few, fewer repetitions, fewer images, sizes left out"
+        60.0, gt=0, description="of 09_complexity: where they are few, fewer repetitions, fewer images, sizes left out"
     )
     cell_timeout: int | None = Field(
         None, gt=0, description="seconds that one cell of a notebook may take; null: as long as it likes"

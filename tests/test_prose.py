@@ -13,7 +13,8 @@ import pytest
 
 from iqa_lib import __main__, paths
 
-PAGES = ["README.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
+DOCS = sorted(page.relative_to(paths.CHECKOUT).as_posix() for page in (paths.CHECKOUT / "docs").rglob("*.md"))
+PAGES = ["README.md", *DOCS, "data/README.md", "iqa_lib/models/weights/README.md"]
 MEASURED = re.compile(
     r"(?<![\w.])[+−-]?0?\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|minutes|GB|s|seconds|crops)\b"
     r"|(?<![/.\d])(?!95|80 % power)\d+(?:\.\d+)?\s?%"

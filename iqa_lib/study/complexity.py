@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 import math
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from iqa_lib import machine
+from iqa_lib import machine, paths
 from iqa_lib.data.images import ImageSet
 from iqa_lib.errors import RunError
 from iqa_lib.models.export import OnnxScorer, to_int8, to_onnx
@@ -401,3 +402,15 @@ def noise_images(number: int, side: int) -> ImageSet:
     pixels = np.random.default_rng(0).integers(0, 256, number * side * side * 3, dtype=np.uint8)
     table = pd.DataFrame({"image": [f"{i}" for i in range(number)], "score": np.arange(number) % 101, "split": "train"})
     return ImageSet(table, pixels, np.full((number, 2), side), "noise")
+
+
+def bench(settings: Profile, largest_batch: int) -> int:
+    """Print time and memory of the profile's models, then time the plain way; its exit code."""
+    print(f"{settings.profile} on {machine.description()}")
+    for table in (costs(settings, full=True), batch_sizes(settings, largest_batch)):
+        print(f"\n{table.to_string(index=False)}\n", flush=True)
+    plain = paths.CHECKOUT / "benchmarks" / "plain.py"
+    if not plain.is_file():
+        print("Against the plain way: measured by benchmarks/plain.py of a checkout; this is an installed package.")
+        return 0
+    return subprocess.run([sys.executable, plain, settings.backbone]).returncode

@@ -17,6 +17,7 @@ from iqa_lib.data.catalog import describe
 from iqa_lib.models.backbones import stands_in, what_it_is
 from iqa_lib.paths import to_csv
 from iqa_lib.profile import Profile
+from iqa_lib.study.claims import beside_published
 from iqa_lib.training.runs import StoredRun
 
 AnyRun = TypeVar("AnyRun", bound=StoredRun)
@@ -82,6 +83,8 @@ class Page:
             caption: to which is added what the numbers are (`about`); None: that of ``CAPTIONS``.
             data: what a figure shows, for a ``.csv`` beside it.
         """
+        if isinstance(exhibit, pd.DataFrame):
+            exhibit = beside_published(exhibit, name, self.settings.profile)
         target = self.settings.figures / f"{name}.csv"
         caption = self._in_full(name, caption, exhibit if isinstance(exhibit, pd.DataFrame) else data)
         if isinstance(exhibit, pd.DataFrame):
@@ -98,7 +101,9 @@ class Page:
         if data is not None:
             paths.write_atomically(target, to_csv(data))
         plt.close(figure)
-        self._note("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png"))})
+        # A study is published without its data's images.
+        shows = {"shows images": any(axes.images for axes in figure.axes)}
+        self._note("figures", {"name": name, "caption": caption, "file": str(target.with_suffix(".png")), **shows})
         return figure
 
     def show(self, exhibit: Exhibit, name: str, caption: str | None = None, data: pd.DataFrame | None = None) -> None:

@@ -115,7 +115,7 @@ def _run_all(
 ) -> int:
     common = {
         "profile": settings.model_dump(exclude={"cell_timeout"}),
-        "parameters": {name: value for name, value in parameters.items() if name != "cell_timeout"},
+        "parameters": {name: value for name, value in parameters.items() if name not in ("cell_timeout", "profile")},
         "library": _digest(*sorted(Path(__file__).parents[1].rglob("*.py"))),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     }

@@ -21,6 +21,7 @@ from iqa_lib import __main__, paths
 from iqa_lib.errors import CheckpointError, DataError, StorageError
 from iqa_lib.profile import load_profile
 from iqa_lib.progress import in_a_line, shown, templates
+from iqa_lib.scoring.listing import print_scores
 from iqa_lib.scoring.metric import Metric
 from iqa_lib.scoring.score import find_images, load_scorer, score
 from iqa_lib.training.predictor import Predictor
@@ -351,11 +352,11 @@ def test_a_name_longer_than_any_files_is_refused_in_words(given, capsys):
 
 def test_scores_beyond_the_range_are_explained_and_no_scores_are_no_table(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
-    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
+    print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["a", "b"], "score": [50.0, -3.2]}))
     assert "2 images, scored by m\nbelow 0 or above 100" in capsys.readouterr().out
-    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": [], "score": []}))
+    print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": [], "score": []}))
     assert capsys.readouterr().out == "0 images, scored by m\n"
-    __main__._print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["x" * 300], "score": [0.0]}))
+    print_scores(Predictor(None, None, "m"), pd.DataFrame({"image": ["x" * 300], "score": [0.0]}))
     assert "1 image, scored" in (said := capsys.readouterr().out) and "x" * 300 in said
 
 

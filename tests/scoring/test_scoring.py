@@ -387,7 +387,7 @@ def test_the_wheel_scores_a_photograph_without_checkout_and_network(tmp_path):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(checkout / name, source)
-    for name in ("iqa_lib", "notebooks"):
+    for name in ("iqa_lib", "notebooks", "docs"):
         shutil.copytree(checkout / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, source], check=True)

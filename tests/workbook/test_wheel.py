@@ -21,7 +21,7 @@ BUILD = "import sys; from setuptools.build_meta import build_wheel; print(build_
 def site(tmp_path_factory):
     """As `pip install --no-deps --target`, which not every environment has."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
-    for part in ("iqa_lib", "notebooks", "pyproject.toml", "README.md", "LICENSE"):
+    for part in ("iqa_lib", "notebooks", "docs", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (paths.CHECKOUT / part).is_dir() else shutil.copy
         copy(paths.CHECKOUT / part, source / part)
     done = subprocess.run([sys.executable, "-c", BUILD, built], cwd=source, capture_output=True, text=True)
@@ -72,3 +72,8 @@ def test_a_notebook_runs_from_the_package_and_from_a_copy_of_it_by_hand(command,
     done = command(*by_hand, module="papermill", cwd=own)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "runs/smoke/store").iterdir())) == 2  # by the changed profile, in the same folder
+
+
+def test_the_published_study_is_part_of_the_package(command):
+    done = command("repeat", "-p", "seed=-1")
+    assert done.returncode == 2 and "seed: -1 is not allowed" in done.stderr
