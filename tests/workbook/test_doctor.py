@@ -41,7 +41,7 @@ def test_a_computer_that_is_well(home, capsys, monkeypatch):
 
 def test_each_fault_is_named_with_what_to_do(home, capsys, monkeypatch):
     def lost():
-        raise CheckpointError("default_head.safetensors is absent: install the package again.")
+        raise CheckpointError("model.safetensors is absent: install the package again.")
 
     monkeypatch.setattr(SmartIQA, "default", lost)
     monkeypatch.setattr(doctor, "ROOM", 10**18)
@@ -49,7 +49,7 @@ def test_each_fault_is_named_with_what_to_do(home, capsys, monkeypatch):
     (home / "data" / "koniq10k" / "koniq10k_distributions_sets.csv").write_text("nothing\n")
     assert __main__.main(["doctor"]) == 1
     said = capsys.readouterr().out
-    assert "folder: make room" in said and "default model: default_head" in said
+    assert "folder: make room" in said and "default model: model.safetensors" in said
     assert "datasets: python -m iqa_lib data check koniq10k" in said
 
 
