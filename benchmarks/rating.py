@@ -3,11 +3,11 @@
     python benchmarks/rating.py --data-folder FOLDER              # BIQ2021's official test list in FOLDER: half an hour
     python benchmarks/rating.py --data-folder FOLDER --seeds 3    # a first look
 
-The photographs are 2,000 that the default model never saw. Of each seed a half is held out; of the other half a simulated
-person rates some on five points: BIQ2021's mean opinion, with or without a taste of her own (darker, or more colourful,
-is better), plus the inconsistency of one person. SRCC is with her opinion without that inconsistency. The photographs
-that she rates are drawn at random, or chosen where the model is least sure, after the first 20. Then: how often the
-intervals that 12_rate shows hold the truth. Writes rating.csv, and rating.pdf and .png, into figures/.
+The photographs are 2,000 that the default model never saw. Of each seed a half is held out; of the other half a
+simulated person rates some on five points: BIQ2021's mean opinion, with or without a taste of her own (darker, or more
+colourful, is better), plus the inconsistency of one person. SRCC is with her opinion without that inconsistency. The
+photographs that she rates are drawn at random, or chosen where the model is least sure, after the first 20. Then: how
+often the intervals that 12_rate shows hold the truth. Writes rating.csv, and rating.pdf and .png, into figures/.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> None:
     scorer = load_scorer()
     images = load_images(prepared(scorer, "biq2021", options.data_folder), test_only=True)
     table = images.table.iloc[images.rows("test")].reset_index(drop=True)
-    seen, faults = learn.look(scorer, {name: Path(file) for name, file in zip(table["image"], table["path"], strict=True)})
+    seen, faults = learn.look(
+        scorer, {name: Path(file) for name, file in zip(table["image"], table["path"], strict=True)}
+    )
     if faults:
         raise SystemExit(f"Of {len(table)} images {len(faults)} cannot be read.")
     opinion = table["score"].to_numpy(float)
@@ -126,7 +128,9 @@ def report(table: pd.DataFrame, trusted: pd.DataFrame) -> None:
     figure, axes = plt.subplots(1, summary["rater"].nunique(), figsize=(9, 3), layout="constrained")
     for axis, (rater, part) in zip(np.atleast_1d(axes), summary.groupby("rater", sort=False), strict=True):
         for (choice, line), colour in zip(part.groupby("choice", sort=False), COLOURS, strict=False):
-            axis.errorbar(line["ratings"], line["SRCC"], line["±"], label=choice, color=colour, marker="o", ms=4, capsize=2)
+            axis.errorbar(
+                line["ratings"], line["SRCC"], line["±"], label=choice, color=colour, marker="o", ms=4, capsize=2
+            )
         axis.axhline(part["default"].mean(), color=COLOURS[7], ls="--", label="default model")
         axis.set(xscale="log", xlabel="ratings", ylabel="SRCC, held out", title=rater)
     np.atleast_1d(axes)[0].legend(frameon=False)

@@ -1,13 +1,14 @@
 """The page on which people rate: for JupyterLab and Voilà.
 
-    app = RatingApp("photos/")
-    app.page
+app = RatingApp("photos/")
+app.page
 """
 
 from __future__ import annotations
 
 import html
 import io
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,10 @@ from pathlib import Path
 import anywidget
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import nbformat
 import traitlets
 
+from iqa_lib import paths
 from iqa_lib.errors import ImageError, WorkbookError
 from iqa_lib.progress import in_a_line
 from iqa_lib.rating import learn, take_along
@@ -148,7 +151,9 @@ class RatingApp:
 
     def _say_faults(self) -> None:
         faults = [f"{in_a_line(name)} {reason}" for name, reason in sorted(self.study.faults.items())]
-        self.status.value = html.escape(f"Skipped: {'; '.join(faults[:5])}" + " …" * (len(faults) > 5)) if faults else ""
+        self.status.value = (
+            html.escape(f"Skipped: {'; '.join(faults[:5])}" + " …" * (len(faults) > 5)) if faults else ""
+        )
 
     # --- the model, in a thread -------------------------------------------------------------------------
 
@@ -194,3 +199,19 @@ class RatingApp:
             (where or self.status).value = f"<b>{html.escape(why)}</b>"
             if where is None:
                 self._answer(why)
+
+
+def write_page(photographs: str, file: Path) -> None:
+    """A notebook with the page alone, for Voilà (`make rate`)."""
+    study = Study(photographs)
+    code = f"from iqa_lib.rating.app import RatingApp\n\nRatingApp({str(study.folder)!r}).page"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    paths.write_atomically(file, nbformat.writes(notebook))
+
+
+if __name__ == "__main__":  # make rate FOLDER=photos/
+    try:
+        write_page(sys.argv[1], Path(sys.argv[2]))
+    except WorkbookError as error:
+        sys.exit(f"error: {error}")

@@ -66,9 +66,7 @@ class Seen(NamedTuple):
         return np.concatenate([[slope], channels_F]), float(bias)
 
 
-def look(
-    scorer: Scorer, files: dict[str, Path], stop: threading.Event | None = None
-) -> tuple[Seen, dict[str, str]]:
+def look(scorer: Scorer, files: dict[str, Path], stop: threading.Event | None = None) -> tuple[Seen, dict[str, str]]:
     """What the model sees of each file, by its name, and why not of those that cannot be read; kept in the cache."""
     model = certainty.model_hash(scorer.model)
     cache = paths.DATA / "cache" / f"rated-{model}.npz"
@@ -184,12 +182,17 @@ class Agreement(NamedTuple):
     def __str__(self) -> str:
         return (
             f"at {self.rated} rated photographs SRCC {short(self.tuned)} on those it did not learn from; the default "
-            f"model {short(self.default)}; gain {self.gain.value:+.2f} [{self.gain.low:+.2f}, {self.gain.high:+.2f}]"
+            f"model {short(self.default)}; gain {change(self.gain)}"
         )
 
 
 def short(interval: metrics.Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def change(interval: metrics.Interval) -> str:
+    value, low, high = (f"{end + 0.0:+.2f}".replace("-", "−").replace("−0.00", "+0.00") for end in interval)
+    return f"{value} [{low}, {high}]"
 
 
 def agreement(
@@ -227,13 +230,14 @@ class Curve(NamedTuple):
         return along(mean, ratings), np.stack([along(law, ratings) for law in laws], axis=-1)
 
     def gain(self, now: int, later: int) -> metrics.Interval:
-        """What going from ``now`` to ``later`` ratings would bring: by the power law, give or take what it is unsure of
-        and what the last doubling that was seen varies by, with the photographs and with which of them were rated.
+        """What going from ``now`` to ``later`` ratings would bring, by the power law; give or take what that is unsure
+        of, what the last doubling that was seen varies by, and how far that one is from the law.
         """
         value, resampled = self.at(np.array([now, later]))
         seen_R = self.resampled_MR[-1] - self.resampled_MR[max(len(self.srcc_M) - 3, 0)]
-        reach = 1.96 * np.sqrt(np.var(resampled[1] - resampled[0]) + np.var(seen_R))
         gain = float(value[1] - value[0])
+        off = seen_R.mean() - gain if later == 2 * now else 0.0
+        reach = 1.96 * np.sqrt(np.var(resampled[1] - resampled[0]) + np.var(seen_R) + off**2)
         return metrics.Interval(gain, gain - reach, gain + reach)
 
 
@@ -275,7 +279,7 @@ def curve(
 
 
 def power_law(ratings_M: np.ndarray, srcc_M: np.ndarray, ceiling: float = 1.0) -> tuple[float, float, float]:
-    """(limit, fall, exponent) of limit − fall · ratings^−exponent, which never falls and ends at the ceiling at most."""
+    """(limit, fall, exponent) of limit − fall · ratings^−exponent, which never falls, to the ceiling at most."""
     from_some = ratings_M > 0
     x, y = ratings_M[from_some].astype(float), srcc_M[from_some]
     if not np.isfinite(y).all():

@@ -10,20 +10,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
+import numpy as np
 import pandas as pd
 
 from iqa_lib import paths
+from iqa_lib.data.readers.own import read_own
+from iqa_lib.data.readers.tables import numbers
 from iqa_lib.errors import DataError, WorkbookError
+from iqa_lib.scoring.found import find_images
 
 FOLDER = "ratings"  # below the photographs
 SCALES = {"acr": (1, 5), "slider": (0, 100), "pair": (0, 1)}  # worst and best; of a pair 1: the right one is better
 COLUMNS = ["rater", "kind", "image", "other", "value", "seconds", "zoom", "repeat", "chosen", "time"]
 LONGEST_RATER = 40
+WORDS = {"bad": 1, "poor": 2, "fair": 3, "good": 4, "excellent": 5}  # of ITU-T P.910
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts in front of a file's name
 
 
 class Standing(NamedTuple):
@@ -134,3 +141,83 @@ def load(photographs: Path) -> pd.DataFrame:
     for file in sorted((photographs / FOLDER).glob("*.jsonl")):
         rows += _standing(file, _lines(file, file.read_bytes())).given
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def photographs_in(folder: Path) -> dict[str, Path]:
+    """The photographs below a folder by their names relative to it, but for what is in its ``ratings/``.
+
+    Raises:
+        DataError: it is no folder, or there is none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"'{folder}' is no folder: name the one that holds your photographs.")
+    found = [file for file in find_images([folder]) if file.relative_to(folder).parts[0] != FOLDER]
+    return {paths.printable(file.relative_to(folder).as_posix()): file for file in found}
+
+
+# --- ratings of other tools -----------------------------------------------------------------------------------
+
+
+def read_table(path: Path, photographs: Path, ends: tuple[float, float] | None = None) -> pd.DataFrame:
+    """As `load`, from a table of another tool: a row for each rater and image, or a column for each rater.
+
+    Label Studio's exports, AVRate's, PyBossa's and the like: columns are found by name or content, as for `finetune`.
+
+    Args:
+        ends: worst and best of its scale, where its values do not say it.
+
+    Raises:
+        DataError: it can be read in two ways, or names none of these photographs.
+    """
+    table = read_own(path)
+    if "rater" not in table:
+        raise DataError(
+            f"{path} can be read in two ways: as one person's ratings, or as means of several. It has no column "
+            f"'rater'. Add one with the person's name; means need no such page: python -m iqa_lib finetune {path}"
+        )
+    value = numbers(table["score"].map(lambda text: WORDS.get(str(text).strip().casefold(), text)))
+    if not np.isfinite(value).all():
+        where = table.index[~np.isfinite(value)][0]
+        raise DataError(f"{path.parent / where}: rating '{table['score'][where]}' is not a number; correct the row.")
+    low, high = ends or _ends_of(value, path)
+    points = 100 * (value - low) / (high - low)
+    if not points.between(0, 100).all():
+        where = points.index[~points.between(0, 100)][0]
+        raise DataError(
+            f"{path.parent / where}: rating {value[where]:g} is outside of {low:g}–{high:g}; name the ends."
+        )
+    names = _matched(table["image"].astype(str).tolist(), photographs)
+    found = pd.DataFrame({"rater": table["rater"].astype(str), "kind": "slider", "image": names, "value": points})
+    unknown = found["image"].isna()
+    if unknown.any():
+        first = table["image"][unknown].iloc[0]
+        if unknown.all():
+            raise DataError(f"{path}: none of its images is in {photographs}, such as '{first}'.")
+        print(f"{path}: {unknown.sum()} of {len(found)} ratings are of images not in {photographs}, such as '{first}'.")
+    return found[~unknown].reindex(columns=COLUMNS).assign(repeat=False, chosen="random").reset_index(drop=True)
+
+
+def _ends_of(value: pd.Series, path: Path) -> tuple[float, float]:
+    if value.between(1, 5).all() and (value % 1 == 0).all() and value.nunique() > 1:
+        return 1, 5
+    if value.between(0, 100).all() and value.max() > 10:
+        return 0, 100
+    raise DataError(
+        f"{path}: its ratings go from {value.min():g} to {value.max():g}, which may be of several scales (0–1, 1–5, "
+        f"0–10, 0–100, …). Say the worst and the best: ends=(1, 10)."
+    )
+
+
+def _matched(names: list[str], photographs: Path) -> list[str | None]:
+    """The names in the folder of these, by path or by file name alone; of uploads without what was put in front."""
+    known = list(photographs_in(photographs))
+    last: dict[str, str | None] = {}
+    for name in known:
+        file = name.rpartition("/")[2]
+        last[file] = None if file in last else name  # of two files of one name neither
+    found = []
+    for name in names:
+        plain = urllib.parse.unquote(name).replace("\\", "/")
+        file = plain.rpartition("/")[2].rpartition("=")[2]
+        found.append(plain if plain in known else last.get(file) or last.get(UPLOADED.sub("", file)))
+    return found

@@ -25,6 +25,7 @@ ROUNDS = 200
 LEAST_AGREEMENT = 0.3  # PLCC with the others' mean: a rater who is surely below it is left out
 FEWEST_TO_JUDGE = 10  # ratings, by a rater, of photographs that others rated
 HALVES = 50
+SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the strengths of photographs that are compared, in logits
 
 
 class Opinions(NamedTuple):
@@ -32,7 +33,8 @@ class Opinions(NamedTuple):
 
     images: pd.DataFrame  # image, score, low, high (95 %), se, ratings
     raters: pd.DataFrame  # rater, ratings, bias, inconsistency (points of 100), PLCC with the others, left out
-    residual: pd.Series  # rating less bias, of every rating used, by the index of the table
+    corrected: pd.Series  # rating less bias, of every rating used, by the index of the table
+    free: float  # ratings beyond those that fix qualities and biases: what the noise is known from
 
 
 def as_points(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,20 +64,20 @@ def opinions(points: pd.DataFrame) -> Opinions:
         kept = _plcc_with_others(points[~points["rater"].isin(left_out)])
         together = pd.concat([kept, together[together["rater"].isin(left_out)]])
     used = points[~points["rater"].isin(left_out)]
-    images, raters, corrected = _fit(used)
+    images, raters, corrected, free = _fit(used)
     together = together.assign(**{"left out": together["rater"].isin(left_out)}).drop(columns="at most")
     counted = points.groupby("rater").size().rename("ratings").reset_index()
     table = counted.merge(raters, on="rater", how="left").merge(together, on="rater", how="left")
-    return Opinions(images, table, corrected)
+    return Opinions(images, table, corrected, free)
 
 
-def _fit(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+def _fit(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series, float]:
     i_K, raters = pd.factorize(points["rater"], sort=True)
     j_K, images = pd.factorize(points["image"], sort=True)
     u_K = points["value"].to_numpy(float)
     variance_I = np.ones(len(raters))
     for _ in range(ROUNDS):
-        quality_J, bias_I, of_quality_J, covariance_II, of_fit_K = _least_squares(u_K, i_K, j_K, 1 / variance_I)
+        quality_J, bias_I, of_quality_J, of_fit_K = _least_squares(u_K, i_K, j_K, 1 / variance_I)
         squares_K = (u_K - quality_J[j_K] - bias_I[i_K]) ** 2
         free_K = 1 - np.clip(of_fit_K / variance_I[i_K], 0, 1)  # of each rating, what the fit leaves of its variance
         free = free_K.sum()
@@ -87,17 +89,18 @@ def _fit(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
         before, variance_I = variance_I, np.maximum((sums_I + PRIOR * pooled) / (frees_I + PRIOR), pooled / 20)
         if np.allclose(before, variance_I, rtol=1e-6):
             break
-    quality_J, bias_I, of_quality_J, covariance_II, _ = _least_squares(u_K, i_K, j_K, 1 / np.nan_to_num(variance_I, nan=1))
+    known_I = np.nan_to_num(variance_I, nan=1.0)
+    quality_J, bias_I, of_quality_J, _ = _least_squares(u_K, i_K, j_K, 1 / known_I)
     se_J = np.sqrt(of_quality_J) * (1 if np.isfinite(variance_I).all() else np.nan)
     reach_J = stats.t.ppf(1 - metrics.ALPHA / 2, max(free, 1)) * se_J
     table = {"image": images, "score": quality_J, "low": quality_J - reach_J, "high": quality_J + reach_J, "se": se_J}
     of_raters = {"rater": raters, "bias": bias_I, "inconsistency": np.sqrt(variance_I)}
     corrected = pd.Series(u_K - bias_I[i_K], points.index)
-    return pd.DataFrame({**table, "ratings": np.bincount(j_K)}), pd.DataFrame(of_raters), corrected
+    return pd.DataFrame({**table, "ratings": np.bincount(j_K)}), pd.DataFrame(of_raters), corrected, free
 
 
 def _least_squares(u_K: np.ndarray, i_K: np.ndarray, j_K: np.ndarray, weight_I: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Qualities, biases (which sum to 0), the qualities' variance, the biases' covariance, that of every fitted rating."""
+    """Qualities, biases (which sum to 0), the qualities' variance, that of the fit of each rating."""
     w_K = weight_I[i_K]
     weights_JI = np.zeros((j_K.max() + 1, len(weight_I)))
     np.add.at(weights_JI, (j_K, i_K), w_K)
@@ -108,7 +111,7 @@ def _least_squares(u_K: np.ndarray, i_K: np.ndarray, j_K: np.ndarray, weight_I: 
     with_bias_JI = share_JI @ covariance_II
     of_quality_J = 1 / total_J + (with_bias_JI * share_JI).sum(axis=1)
     of_fit_K = of_quality_J[j_K] + np.diag(covariance_II)[i_K] - 2 * with_bias_JI[j_K, i_K]
-    return mean_J - share_JI @ bias_I, bias_I, of_quality_J, covariance_II, of_fit_K
+    return mean_J - share_JI @ bias_I, bias_I, of_quality_J, of_fit_K
 
 
 def _plcc_with_others(points: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +121,9 @@ def _plcc_with_others(points: pd.DataFrame) -> pd.DataFrame:
     for rater in by:
         both = pd.concat([by[rater], by.drop(columns=rater).mean(axis=1)], axis=1).dropna().to_numpy()
         found = metrics.plcc(*both.T) if len(both) else np.nan
-        most = np.tanh(np.arctanh(np.clip(np.nan_to_num(found), -0.999, 0.999)) + 1.645 / np.sqrt(max(len(both) - 3, 1)))
+        most = np.tanh(
+            np.arctanh(np.clip(np.nan_to_num(found), -0.999, 0.999)) + 1.645 / np.sqrt(max(len(both) - 3, 1))
+        )
         rows.append((rater, found, most if len(both) >= FEWEST_TO_JUDGE else 1.0))
     return pd.DataFrame(rows, columns=["rater", "PLCC with the others", "at most"])
 
@@ -129,7 +134,7 @@ def _plcc_with_others(points: pd.DataFrame) -> pd.DataFrame:
 def from_pairs(table: pd.DataFrame, mean: float = 50.0, deviation: float = 20.0) -> pd.DataFrame:
     """As `Opinions.images`, from comparisons (``image``, ``other``, ``value``: 1 where the other is better).
 
-    Bradley and Terry's model (1952), with a normal prior whose width the comparisons say; a draw is half a win each.
+    Bradley and Terry's model (1952), with a normal prior whose width the comparisons say; of a draw each wins half.
     Pairs have no zero and no unit: the scores get this mean and standard deviation.
     """
     pairs = table[table["kind"] == "pair"]
@@ -146,25 +151,33 @@ def from_pairs(table: pd.DataFrame, mean: float = 50.0, deviation: float = 20.0)
 
 
 def bradley_terry(left_K: np.ndarray, right_K: np.ndarray, won_K: np.ndarray, number: int) -> tuple[np.ndarray, ...]:
-    """Strengths (J,), centred, and their covariance (J, J); ``won`` 1 where the right one is better."""
-    theta_J, variance = np.zeros(number), 1.0
-    for _ in range(60):
-        p_K = special.expit(theta_J[right_K] - theta_J[left_K])
-        gradient_J = np.bincount(right_K, won_K - p_K, number) - np.bincount(left_K, won_K - p_K, number)
-        information_JJ = np.eye(number) / variance
-        w_K = p_K * (1 - p_K)
-        np.add.at(information_JJ, (right_K, right_K), w_K)
-        np.add.at(information_JJ, (left_K, left_K), w_K)
-        np.add.at(information_JJ, (left_K, right_K), -w_K)
-        np.add.at(information_JJ, (right_K, left_K), -w_K)
-        covariance_JJ = np.linalg.inv(information_JJ)
-        step_J = covariance_JJ @ (gradient_J - theta_J / variance)
-        theta_J = theta_J + step_J
-        variance = float(np.clip(np.mean(theta_J**2 + np.diag(covariance_JJ)), 0.05, 25))
-        if np.abs(step_J).max() < 1e-4:
-            break
-    centre_JJ = np.eye(number) - 1 / number
-    return theta_J - theta_J.mean(), centre_JJ @ covariance_JJ @ centre_JJ
+    """Strengths (J,), centred, and their covariance (J, J); ``won`` 1 where the right one is better.
+
+    Averaged over `SPREADS` of the prior by their evidence, each by Laplace's approximation.
+    """
+    signs_KJ = np.zeros((len(won_K), number))
+    np.add.at(signs_KJ, (np.arange(len(won_K)), right_K), 1)
+    np.add.at(signs_KJ, (np.arange(len(won_K)), left_K), -1)
+    evidence, strengths, covariances = [], [], []
+    theta_J = np.zeros(number)
+    for spread in SPREADS:
+        for _ in range(50):
+            logit_K = signs_KJ @ theta_J
+            p_K = special.expit(logit_K)
+            information_JJ = signs_KJ.T @ (signs_KJ * (p_K * (1 - p_K))[:, None]) + np.eye(number) / spread**2
+            step_J = np.linalg.solve(information_JJ, signs_KJ.T @ (won_K - p_K) - theta_J / spread**2)
+            theta_J = theta_J + step_J
+            if np.abs(step_J).max() < 1e-6:
+                break
+        likelihood = (won_K * logit_K - np.logaddexp(0, logit_K)).sum() - (theta_J @ theta_J) / (2 * spread**2)
+        _, logarithm = np.linalg.slogdet(information_JJ)
+        evidence.append(likelihood - number * np.log(spread) - logarithm / 2)
+        strengths.append(theta_J - theta_J.mean())
+        covariances.append(np.linalg.inv(information_JJ))
+    shares, strengths = special.softmax(evidence), np.array(strengths)
+    mean_J, centre_JJ = shares @ strengths, np.eye(number) - 1 / number
+    within_JJ = centre_JJ @ np.tensordot(shares, covariances, 1) @ centre_JJ
+    return mean_J, within_JJ + (shares[:, None] * (strengths - mean_J)).T @ (strengths - mean_J)
 
 
 # --- agreement ----------------------------------------------------------------------------------------------
@@ -179,10 +192,10 @@ def agreement(points: pd.DataFrame, seed: int = 0) -> dict[str, metrics.Interval
     ``ceiling``: what the SRCC of a perfect model with these scores would be about, the root of ICC(C,k).
     """
     found, fitted = {}, opinions(points)
-    images = fitted.images
-    if images["se"].notna().all() and len(images) > 2:
+    images, biases = fitted.images, fitted.raters["bias"].dropna()
+    if fitted.free >= FEWEST_TO_JUDGE and len(images) > 2:
         of_rater = np.nanmean(fitted.raters["inconsistency"] ** 2)
-        of_bias = float(np.nanvar(fitted.raters["bias"], ddof=1)) if fitted.raters["bias"].count() > 1 else 0.0
+        of_bias = float(biases.var()) if len(biases) > 1 else 0.0
 
         def of(spread, noise):  # shares of variance, of resamples (…, J)
             return np.clip(1 - (noise**2).mean(axis=-1) / spread.var(axis=-1, ddof=1), 0, 1)
@@ -192,9 +205,10 @@ def agreement(points: pd.DataFrame, seed: int = 0) -> dict[str, metrics.Interval
             return quality / (quality + of_bias + of_rater)
 
         spread, noise = images["score"].to_numpy(), images["se"].to_numpy()
-        for name, share in {"one rater": one, "the panel": of, "ceiling": lambda s, n: np.sqrt(of(s, n))}.items():
+        shares = {"one rater": one, "the panel": of} if len(biases) > 1 else {}
+        for name, share in {**shares, "ceiling": lambda s, n: np.sqrt(of(s, n))}.items():
             found[name] = metrics.bootstrap(share, spread, noise, groups=None)
-    halves = _halves(points.loc[fitted.residual.index].assign(value=fitted.residual), seed)
+    halves = _halves(points.loc[fitted.corrected.index].assign(value=fitted.corrected), seed)
     if halves is not None:
         found["halves of the panel"] = halves
     if (again := with_oneself(points)) is not None:

@@ -1,9 +1,9 @@
-"""A folder of photographs that people rate: which one comes next, what the ratings come to, what a model learns of them.
+"""A folder of photographs that people rate: which one comes next, what the ratings come to, what there is to learn.
 
-    study = Study("photos/")
-    session = Session(study, "Ann")           # one person, one way of rating
-    item = session.item()                     # the photograph to show
-    session.rate(item, 4, seconds=2.1)        # on disk when this returns
+study = Study("photos/")
+session = Session(study, "Ann")           # one person, one way of rating
+item = session.item()                     # the photograph to show
+session.rate(item, 4, seconds=2.1)        # on disk when this returns
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import pandas as pd
 from PIL import Image
 
 from iqa_lib import paths
-from iqa_lib.data import near_copies
+from iqa_lib.data import catalog, near_copies
 from iqa_lib.data.decode import WorkingSize, decode_whole, open_image, quiet_pillow, read_image
 from iqa_lib.errors import DataError, ImageError
+from iqa_lib.profile import DataSettings
 from iqa_lib.rating import learn, scores
-from iqa_lib.rating.records import FOLDER, SCALES, Ratings, Standing, load
-from iqa_lib.scoring.found import find_images
-from iqa_lib.scoring.score import Scorer, load_scorer
+from iqa_lib.rating.records import COLUMNS, FOLDER, SCALES, Ratings, Standing, load, photographs_in, read_table
+from iqa_lib.scoring.score import load_scorer
 
 EVERY = 10  # the last of so many is a repeat
 GAP = 8  # ratings at least between the two
@@ -42,26 +42,45 @@ class Study:
     """A folder of photographs with the ratings of all its raters, in ``ratings/`` in it.
 
     Args:
-        table: ratings of other tools, as `scores.read_table` gives them, in place of those in the folder.
+        files: the photographs by name, where they are not all those below the folder.
+        table: ratings from elsewhere (`of_table`), in place of those in the folder.
 
     Raises:
         DataError: there is no photograph.
         StorageError: the folder may not be written.
     """
 
-    def __init__(self, photographs: str | Path, table: pd.DataFrame | None = None, scorer: Scorer | None = None):
+    def __init__(
+        self, photographs: str | Path, files: dict[str, Path] | None = None, table: pd.DataFrame | None = None
+    ):
         self.folder = paths.named(photographs).absolute()
-        if not self.folder.is_dir():
-            raise DataError(f"'{photographs}' is no folder: name the one that holds your photographs.")
+        self.files = photographs_in(self.folder) if files is None else files
         if table is None:
             paths.require_target(self.folder / FOLDER, folder=True)
-        found = [file for file in find_images([self.folder]) if file.relative_to(self.folder).parts[0] != FOLDER]
-        self.files = {paths.printable(file.relative_to(self.folder).as_posix()): file for file in found}
-        self.scorer = scorer or load_scorer()
+        self.scorer = load_scorer()
         self.faults: dict[str, str] = {}  # why a photograph cannot be shown
         self.seen: learn.Seen | None = None
         self._table = table
+        self._references: dict[str, str] = {}  # of each image, where they are known
         self._looking = threading.Lock()
+
+    @classmethod
+    def of_table(cls, photographs: str | Path, table: str | Path = "") -> Study:
+        """With the ratings of another tool (`records.read_table`); where none is named, with the folder's own."""
+        folder = paths.named(photographs).absolute()
+        return cls(folder, table=read_table(paths.named(table), folder) if table else None)
+
+    @classmethod
+    def stand_in(cls, settings: DataSettings, most: int = 120) -> Study:
+        """A dataset's images and scores in place of a folder and a rater: to see what comes out, and to measure it."""
+        of = (settings.dataset, settings.score_range, settings.data_folder, settings.split_seed)
+        known = catalog.load_table(*of)
+        known = known.sample(min(most, len(known)), random_state=0).sort_index()
+        said = {"rater": settings.dataset, "kind": "slider", "image": known["image"], "value": known["score"]}
+        table = pd.DataFrame(said).reindex(columns=COLUMNS).assign(repeat=False, chosen="random")
+        study = cls(paths.HOME, dict(zip(known["image"], map(Path, known["path"]), strict=True)), table)
+        study._references = dict(zip(known["image"], known["reference"], strict=True))
+        return study
 
     def look(self) -> learn.Seen:
         """What the default model sees of every photograph; computed at the first call."""
@@ -77,7 +96,7 @@ class Study:
         return load(self.folder) if self._table is None else self._table
 
     def images(self) -> tuple[pd.DataFrame, scores.Opinions | None]:
-        """Scores of the rated photographs (0–100) that are still here; and of opinions, not pairs, all that is known."""
+        """Scores (0–100) of the rated photographs that are still here; and, not of pairs, all that is known."""
         ratings = self.ratings
         if ratings.empty or (ratings["kind"] != "pair").any():
             opinions = scores.opinions(scores.as_points(ratings))
@@ -99,7 +118,10 @@ class Study:
         if len(images) < learn.FEWEST:
             raise DataError(f"{len(images)} photographs are rated; a model can learn from {learn.FEWEST} on.")
         place = {name: row for row, name in enumerate(seen.names)}
-        groups = near_copies.groups([str(self.files[name]) for name in images["image"]])
+        if self._references:
+            groups = images["image"].map(self._references).to_numpy()
+        else:
+            groups = near_copies.groups([str(self.files[name]) for name in images["image"]])
         chosen = self.ratings.query("chosen == 'active' and kind != 'pair'")["image"]
         rows = images["image"].map(place).to_numpy()
         return Lessons(seen, rows, images["score"].to_numpy(), groups, ~images["image"].isin(chosen).to_numpy())

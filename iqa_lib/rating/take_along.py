@@ -24,7 +24,9 @@ from iqa_lib.scoring import certainty
 from iqa_lib.scoring.score import load_scorer, passport
 from iqa_lib.study import figures
 
-LABELS = "ratings.csv"  # beside the photographs: what `finetune` reads
+# Beside the photographs
+LABELS = "ratings.csv"  # what `finetune` reads
+MODEL = f"{FOLDER}/model"
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ def report(study: Study) -> Report:
     lines = [
         f"{len(ratings)} ratings by {ratings['rater'].nunique()} of {found.rated} photographs.",
         f"{str(found)[0].upper()}{str(found)[1:]}.",
-        f"{found.rated} more photographs rated bring about {more.value:+.2f} [{more.low:+.2f}, {more.high:+.2f}].",
+        f"{found.rated} more photographs rated bring about {learn.change(more)}.",
     ]
     points = scores.as_points(ratings)
     if len(points):
-        agree = {name: interval for name, interval in scores.agreement(points).items() if np.isfinite(interval.value)}
+        agree = {name: interval for name, interval in scores.agreement(points).items() if np.isfinite(interval).all()}
         told = {
             "with oneself": "a rater agrees with herself at SRCC {}",
             "halves of the panel": "two such panels agree at SRCC {}",
@@ -102,7 +104,7 @@ def save(study: Study, report: Report) -> Path:
 
     And `LABELS` beside the photographs.
     """
-    folder = study.folder / FOLDER / "model"
+    folder = study.folder / MODEL
     images, _ = study.images()
     columns = ["image", "score", "low", "high", "ratings"]
     table = images[columns].assign(**{name: images[name].clip(0, 100).round(3) for name in columns[1:4]})
@@ -162,7 +164,17 @@ class Saved:
         return load_scorer(self.folder).model
 
 
-def for_explorer(folder: Path) -> tuple[RunSettings, list[Saved]]:
+def for_explorer(study: Study) -> tuple[RunSettings, list[Saved]]:
     """Settings with the rated photographs as images, and the saved model and the default as runs."""
-    settings = load_profile("finetune", profile="rated", dataset=str(folder.parents[1] / LABELS))
-    return settings, [Saved(folder, "yours", settings), Saved(None, "default", settings)]
+    settings = load_profile("finetune", profile="rated", dataset=str(study.folder / LABELS))
+    return settings, [Saved(study.folder / MODEL, "yours", settings), Saved(None, "default", settings)]
+
+
+def rated_so_far(study: Study) -> Figure:
+    """What there is before a model can learn from it."""
+    rated = study.ratings["image"].nunique()
+    axis = figures.axes_or_new(None, 5, 1.6)
+    axis.barh(
+        ["rated", "needed to learn", "photographs"], [rated, learn.FEWEST, len(study.files)], color=figures.COLOURS[0]
+    )
+    return axis.figure

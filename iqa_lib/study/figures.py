@@ -139,7 +139,9 @@ def rating_curve(table: pd.DataFrame, forecast: pd.DataFrame, ceiling: float, ax
     """SRCC against the number of ratings learnt from, what more would bring, and what the ratings' noise allows."""
     ax = axes_or_new(ax, 5, 3.2)
     default, learnt = table.iloc[0], table.iloc[1:]
-    ax.fill_between(forecast["ratings"], forecast["95 % low"], forecast["95 % high"], color=COLOURS[0], alpha=0.15, lw=0)
+    ax.fill_between(
+        forecast["ratings"], forecast["95 % low"], forecast["95 % high"], color=COLOURS[0], alpha=0.15, lw=0
+    )
     ax.plot(forecast["ratings"], forecast["SRCC"], color=COLOURS[0], ls=":", label="power law")
     reach = [learnt["SRCC"] - learnt["95 % low"], learnt["95 % high"] - learnt["SRCC"]]
     style = {"fmt": "o", "ms": 4, "capsize": 2, "color": COLOURS[0], "label": "learnt, tested on others"}
