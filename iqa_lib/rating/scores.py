@@ -24,7 +24,7 @@ PRIOR = 3  # ratings' worth of the panel's inconsistency in every rater's
 ROUNDS = 200
 LEAST_AGREEMENT = 0.3  # PLCC with the others' mean: a rater who is surely below it is left out
 FEWEST_TO_JUDGE = 10  # ratings, by a rater, of photographs that others rated
-HALVES = 50
+HALVES = 20
 SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the strengths of photographs that are compared, in logits
 
 
@@ -245,4 +245,4 @@ def _halves(corrected: pd.DataFrame, seed: int) -> metrics.Interval | None:
         of_half = np.mean(metrics.srcc(first, second), axis=0)
         return 2 * of_half / (1 + of_half)
 
-    return metrics.bootstrap(whole_panels, *means, groups=None)
+    return metrics.bootstrap(whole_panels, *means, groups=None, resamples=200)

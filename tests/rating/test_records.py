@@ -112,7 +112,7 @@ def test_a_disk_that_refuses_is_said_and_nothing_is_half_written(tmp_path, monke
 
 LONG = "user_ID,stimulus,rating\n1,000.jpg,5\n1,001.jpg,2\n2,000.jpg,4\n2,001.jpg,1\n"
 WIDE = "image,rater1,rater2\n000.jpg,5,4\n001.jpg,2,1\n"
-LABEL_STUDIO = "image,id,rating,annotator\n/data/upload/1/0a1b2c3d-000.jpg,5,1\n/data/upload/1/0a1b2c3d-001.jpg,2,1\n"
+LABEL_STUDIO = "image,rating,annotator\n/data/upload/1/0a1b2c3d-000.jpg,5,1\n/data/upload/1/0a1b2c3d-001.jpg,2,1\n"
 PYBOSSA = "task_run__user_id,task_run__info,task__image\n1,Excellent,000.jpg\n1,Poor,001.jpg\n"
 NESTED = [
     {
