@@ -13,7 +13,7 @@ import pytest
 
 from iqa_lib import __main__, paths
 
-PAGES = ["README.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
+PAGES = ["README.md", "docs/rating.md", "docs/statistics.md", "data/README.md", "iqa_lib/models/weights/README.md"]
 MEASURED = re.compile(
     r"(?<![\w.])[+−-]?0?\.\d{2,}(?!\.)|× \d|\b\d+ (?:min|minutes|GB|s|seconds|crops)\b"
     r"|(?<![/.\d])(?!95|80 % power)\d+(?:\.\d+)?\s?%"

@@ -67,7 +67,7 @@ class RatingApp:
         style = {"description_width": "60px"}
         self.rater = widgets.Text(rater or "me", description="Rater", continuous_update=False, style=style)
         self.kind = widgets.Dropdown(options=KINDS, value=kind, description="Show", style=style)
-        self.judge = widgets.Button(description="How far to trust it", icon="bar-chart")
+        self.judge = widgets.Button(description="How far to trust it", icon="bar-chart", layout={"width": "auto"})
         self.take = widgets.Button(description="Take it along", icon="download")
         self.status, self.learnt, self.result = (widgets.HTML() for _ in range(3))
         self.figure = widgets.Image(layout=widgets.Layout(max_width="640px", display="none"))

@@ -110,8 +110,9 @@ export default {
       if (message.act === "same") { waiting = false; clearTimeout(late); hint.textContent = message.hint; return; }
       zoomed = true; stage.replaceChildren(); show(buffers[0], message.side, "detail");
     });
+    const rater = localStorage.getItem("iqa-rater") || ""; // before the view's is kept
     changed();
-    model.send({ act: "hello", rater: localStorage.getItem("iqa-rater") || "" });
+    model.send({ act: "hello", rater });
     page.focus();
     return () => urls.forEach((old) => URL.revokeObjectURL(old));
   },

@@ -114,7 +114,6 @@ def save(study: Study, report: Report) -> Path:
         model.save_pretrained(folder)
         if study.scorer.certainty:
             of_ratings(study.scorer.certainty, report.lessons).save(folder, model)
-    export_model(model, folder / "model.onnx", settings.resolution, settings.crop_size)
     scorer = load_scorer(folder)
     card = [f"# {study.folder.name}: a metric of these ratings", "", *(f"{line}\n" for line in report.lines)]
     card += ["| ratings | SRCC | 95 % low | 95 % high |", "|---|---|---|---|"]
@@ -132,6 +131,7 @@ def save(study: Study, report: Report) -> Path:
         "",
     ]
     paths.write_atomically(folder / "README.md", "\n".join(card))
+    export_model(model, folder / "model.onnx", settings.resolution, settings.crop_size)  # last, for it takes longest
     return folder
 
 
