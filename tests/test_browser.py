@@ -99,7 +99,7 @@ def opened(kind, notebook, ready):
             browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             tab = browser.new_page(viewport={"width": 1440, "height": 2000})
             tab.set_default_timeout(PATIENCE)
-            tab.goto(url)
+            tab.goto(url, wait_until="commit")  # Voilà's page is whole only when its notebook has run
             SCREENSHOTS.mkdir(parents=True, exist_ok=True)
             try:
                 if kind == "jupyterlab":
@@ -282,7 +282,7 @@ def test_a_person_rates_by_keyboard_undoes_reloads_and_goes_on(server, tmp_path)
         counted(tab, 9)
         tab.screenshot(path=SCREENSHOTS / f"rate-{server}.png")
         if server == "voila":  # JupyterLab's cells run again by hand
-            tab.reload()
+            tab.reload(wait_until="commit")
             tab.wait_for_selector(".iqa-rate img")
         counted(tab, 9)
         tab.locator(".iqa-rate").focus()

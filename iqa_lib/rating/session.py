@@ -28,7 +28,7 @@ from iqa_lib.errors import DataError, ImageError
 from iqa_lib.profile import DataSettings
 from iqa_lib.rating import learn, scores
 from iqa_lib.rating.records import COLUMNS, FOLDER, SCALES, Ratings, Standing, load, photographs_in, read_table
-from iqa_lib.scoring.score import load_scorer
+from iqa_lib.scoring.score import Scorer, load_scorer
 
 EVERY = 10  # the last of so many is a repeat
 GAP = 8  # ratings at least between the two
@@ -57,7 +57,6 @@ class Study:
         self.files = photographs_in(self.folder) if files is None else files
         if table is None:
             paths.require_target(self.folder / FOLDER, folder=True)
-        self.scorer = load_scorer()
         self.faults: dict[str, str] = {}  # why a photograph cannot be shown
         self.seen: learn.Seen | None = None
         self._table = table
@@ -81,6 +80,11 @@ class Study:
         study = cls(paths.HOME, dict(zip(known["image"], map(Path, known["path"]), strict=True)), table)
         study._references = dict(zip(known["image"], known["reference"], strict=True))
         return study
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        """The default model."""
+        return load_scorer()
 
     def look(self) -> learn.Seen:
         """What the default model sees of every photograph; computed at the first call."""
