@@ -1,4 +1,4 @@
-# make run · make test · make lab · make app · make site — each sets up .venv by itself when it is missing.
+# make run · make test · make lab · make app · make rate · make site — each sets up .venv by itself when it is missing.
 PROFILE ?= demo
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Voilà and JupyterLab take 10 MB a message by default: too little for an uploaded photograph.
 UPLOADS := tornado_settings={"websocket_max_message_size":268435456}
 
-.PHONY: run test lab app site lint clean
+.PHONY: run test lab app rate site lint clean
 run: .venv/ready
 	$(BIN)/python -m iqa_lib run --profile $(PROFILE)
 
@@ -22,6 +22,11 @@ app: .venv/ready
 	mkdir -p runs/$(PROFILE)
 	$(BIN)/papermill --prepare-only -p profile $(PROFILE) notebooks/11_explorer.ipynb runs/$(PROFILE)/app.ipynb
 	$(BIN)/voila --Voila.ip=127.0.0.1 --token '--Voila.$(UPLOADS)' runs/$(PROFILE)/app.ipynb
+
+rate: .venv/ready
+	@test -n '$(FOLDER)' || { echo 'Name the folder with your photographs: make rate FOLDER=photos/'; exit 2; }
+	$(BIN)/python -m iqa_lib.rating.app '$(FOLDER)' runs/rate.ipynb
+	$(BIN)/voila --Voila.ip=127.0.0.1 --token '--Voila.$(UPLOADS)' runs/rate.ipynb
 
 # README, the pages of docs/ and the profile's executed notebooks, with the links that they have on GitHub.
 SITE := build/site-source

@@ -1,9 +1,10 @@
-"""The explorer as a person meets it: headless Chromium in JupyterLab and in Voilà.
+"""The explorer, and the page for ratings, as a person meets them: headless Chromium in JupyterLab and in Voilà.
 
 Screenshots are left in figures/browser/. Needs Chromium, playwright (only its Python package: it fetches nothing)
 and, for one of the two, voila; without them the tests skip, or fail where IQA_REQUIRE_BROWSER=1.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -19,10 +20,13 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from ratings_by import photographs
 from skimage import data
 
 from iqa_lib import paths
 from iqa_lib.profile import load_profile
+from iqa_lib.rating.app import write_page
+from iqa_lib.rating.records import load
 
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -59,25 +63,32 @@ def notebook(tmp_path_factory, built_data):
 @pytest.fixture(params=["jupyterlab", "voila"])
 def page(request, notebook):
     """The notebook open in the browser: run, and the app ready."""
-    if reason := missing(request.param):
+    with opened(request.param, notebook, READY) as tab:
+        yield request.param, tab
+
+
+@contextlib.contextmanager
+def opened(kind, notebook, ready):
+    """The notebook served and open in the browser, once what is ``ready`` is there; its folder is the home."""
+    if reason := missing(kind):
         (pytest.fail if os.environ.get("IQA_REQUIRE_BROWSER") == "1" else pytest.skip)(reason)
     from playwright.sync_api import sync_playwright
 
     port, token, home = free_port(), secrets.token_hex(16), notebook.parent
     address = f"http://127.0.0.1:{port}"
-    if request.param == "voila":
+    if kind == "voila":
         options = [str(notebook), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", f"--token={token}"]
         url = f"{address}/?token={token}"
     else:
         options = [f"--ServerApp.root_dir={home}", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
         options += ["--allow-root", f"--IdentityProvider.token={token}", "--ServerApp.port_retries=0"]
         url = f"{address}/lab/tree/{notebook.name}?token={token}"
-    command = [sys.executable, "-m", request.param, *options]
+    command = [sys.executable, "-m", kind, *options]
     environment = {**os.environ, "IQA_HOME": str(home), "JUPYTERLAB_SETTINGS_DIR": str(home / "lab")}
     quiet = home / "lab" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True, exist_ok=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    log = home / f"{request.param}.log"
+    log = home / f"{kind}.log"
     with (
         open(log, "wb") as out,
         subprocess.Popen(command, cwd=home, env=environment, stdout=out, stderr=out) as server,
@@ -88,15 +99,15 @@ def page(request, notebook):
             browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             tab = browser.new_page(viewport={"width": 1440, "height": 2000})
             tab.set_default_timeout(PATIENCE)
-            tab.goto(url)
+            tab.goto(url, wait_until="commit")  # Voilà's page is whole only when its notebook has run
             SCREENSHOTS.mkdir(parents=True, exist_ok=True)
             try:
-                if request.param == "jupyterlab":
+                if kind == "jupyterlab":
                     run_all(tab)
-                tab.wait_for_selector(READY)
-                yield request.param, tab
+                tab.wait_for_selector(ready)
+                yield tab
             finally:
-                tab.screenshot(path=SCREENSHOTS / f"{request.param}-4-last.png")
+                tab.screenshot(path=SCREENSHOTS / f"{notebook.stem}-{kind}-last.png")
                 browser.close()
         finally:
             server.terminate()
@@ -227,3 +238,57 @@ def give(tab, path):
     with tab.expect_file_chooser() as chooser:
         tab.get_by_role("button", name="Upload an image").click()
     chooser.value.set_files(path)
+
+
+# --- 12_rate ------------------------------------------------------------------------------------------------
+
+
+def counted(tab, number):
+    tab.wait_for_selector(f"text=/^{number} of 1[0-9]/")
+
+
+def rate(tab, keys, before=0):
+    """Press keys one after the other, each when the photograph before it is counted."""
+    for number, key in enumerate(keys, before):
+        counted(tab, number)
+        tab.wait_for_function("document.querySelector('.iqa-rate img')?.complete")
+        tab.keyboard.press(key)
+    counted(tab, before + len(keys))
+
+
+@pytest.mark.parametrize("server", ["voila", "jupyterlab"])
+def test_a_person_rates_by_keyboard_undoes_reloads_and_goes_on(server, tmp_path):
+    folder = photographs(tmp_path / "my photos", 14)
+    Image.linear_gradient("L").resize((8000, 6000)).save(folder / "48 megapixels.jpg")
+    (folder / "broken.jpg").write_bytes(b"no photograph")
+    notebook = tmp_path / "rate.ipynb"
+    write_page(str(folder), notebook)
+    with opened(server, notebook, ".iqa-rate img") as tab:
+        tab.get_by_label("Rater").fill("Ann")
+        tab.get_by_label("Rater").press("Enter")
+        counted(tab, 0)
+        tab.locator(".iqa-rate").focus()
+        rate(tab, "12345123")
+        tab.keyboard.press("u")
+        counted(tab, 7)
+        tab.keyboard.press("p")  # paused: nothing is rated
+        tab.wait_for_selector("text=/paused/")
+        tab.keyboard.press("4")
+        tab.keyboard.press("p")
+        rate(tab, "5", 7)
+        tab.keyboard.press("z")  # a part, pixel by pixel
+        tab.wait_for_selector(".iqa-rate img.detail")
+        tab.keyboard.press("2")
+        counted(tab, 9)
+        tab.screenshot(path=SCREENSHOTS / f"rate-{server}.png")
+        if server == "voila":  # JupyterLab's cells run again by hand
+            tab.reload(wait_until="commit")
+            tab.wait_for_selector(".iqa-rate img")
+        counted(tab, 9)
+        tab.locator(".iqa-rate").focus()
+        rate(tab, "345", 9)
+        tab.wait_for_selector("text=/Skipped: broken.jpg is no image/")
+    found = load(folder)
+    assert found["value"].tolist() == [1, 2, 3, 4, 5, 1, 2, 5, 2, 3, 4, 5]
+    assert set(found["rater"]) == {"Ann"} and found[~found["repeat"]]["image"].is_unique
+    assert (found["seconds"] > 0).all() and found["zoom"].iloc[8] >= 1 and found["repeat"].sum() == 1

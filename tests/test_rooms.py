@@ -9,7 +9,7 @@ import iqa_lib
 HOUSE = Path(iqa_lib.__file__).parent
 ORDER = [
     *("errors", "paths", "progress", "machine", "profile", "metrics"),
-    *("models", "data", "training", "scoring", "study", "explorer", "workbook", "__main__"),
+    *("models", "data", "training", "scoring", "study", "explorer", "rating", "workbook", "__main__"),
 ]
 
 

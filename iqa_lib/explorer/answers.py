@@ -132,7 +132,7 @@ def labelled(runs: list[Run]) -> dict[str, Run]:
     for run in {run.folder: run for run in runs}.values():
         method = {"smart_iqa": "SMART-IQA", "hyper_iqa": "HyperIQA"}[run.settings.method]
         backbone = run.backbone.split(".")[0].removeprefix("tf_")
-        label = f"{method}, {backbone}, seed {run.settings.seed}"
+        label = getattr(run, "label", f"{method}, {backbone}, seed {run.settings.seed}")
         labels[f"{label}, {run.folder.name[-4:]}" if label in labels else label] = run
     return labels
 

@@ -219,6 +219,8 @@ class QualityHead(nn.Module):
         use_attention: weigh the stages before they are joined; needs ``use_multiscale``.
         use_hyper: let the hyper-network write the regressor; without it one regressor serves all images.
         dropout: in the hyper-network and the target network.
+        use_correction: add what is linear in the score and each stage's channel means, at first nothing: what a few
+            ratings of one's own can say (`iqa_lib.rating.learn`).
     """
 
     def __init__(
@@ -229,6 +231,7 @@ class QualityHead(nn.Module):
         use_attention: bool = True,
         use_hyper: bool = True,
         dropout: float = 0.0,
+        use_correction: bool = False,
     ):
         super().__init__()
         self.use_multiscale = use_multiscale
@@ -238,6 +241,10 @@ class QualityHead(nn.Module):
         self.hyper = HyperNetwork(width, hidden, dropout) if use_hyper else None
         self.fixed = None if use_hyper else FixedRegressor(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
+        self.correction = nn.Linear(1 + sum(channels), 1) if use_correction else None
+        if self.correction is not None:
+            nn.init.zeros_(self.correction.weight)
+            nn.init.zeros_(self.correction.bias)
 
     def forward(self, stages: PooledStages, alpha_BS: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Scores (B,) and, with attention on, the stage weights (B, 4).
@@ -254,8 +261,13 @@ class QualityHead(nn.Module):
         joined = torch.cat(grids, dim=1) if self.use_multiscale else grids[3]
         vector = self.local(stages.cells)
         if self.hyper is None:
-            return self.fixed(vector, joined), alpha_BS
-        return target_network(vector, self.hyper(joined), self.dropout), alpha_BS
+            score_B = self.fixed(vector, joined)
+        else:
+            score_B = target_network(vector, self.hyper(joined), self.dropout)
+        if self.correction is not None:
+            means = [grid.mean(dim=(2, 3)) for grid in stages.grids]
+            score_B = score_B + self.correction(torch.cat([score_B[:, None], *means], dim=1)).flatten()
+        return score_B, alpha_BS
 
     def start_at(self, score: float) -> None:
         """Begin training from this score (the training set's mean) instead of zero."""

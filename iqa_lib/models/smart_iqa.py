@@ -114,6 +114,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
         backbone: any timm backbone by name instead of ``model_size``'s.
         image_size: side of the square crops in pixels.
         drop_path_rate, dropout: None takes the paper's values for the size (tiny's for another backbone).
+        use_correction: the head's, for ratings of one's own (`QualityHead`).
 
     Raises:
         ValueError: unknown ``model_size``.
@@ -131,6 +132,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
         image_size: int = 224,
         drop_path_rate: float | None = None,
         dropout: float | None = None,
+        use_correction: bool = False,
     ):
         if model_size not in MODEL_SIZES:
             raise ValueError(f"model_size must be one of {', '.join(MODEL_SIZES)}; got '{model_size}'.")
@@ -147,6 +149,7 @@ class SmartIQA(BlindIQA, PyTorchModelHubMixin):
             use_attention=use_attention,
             use_hyper=use_hyper,
             dropout=size.dropout if dropout is None else dropout,
+            use_correction=use_correction,
         )
         super().__init__(body, head)
 

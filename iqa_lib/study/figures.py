@@ -135,6 +135,25 @@ def raters_curve(agreement: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def rating_curve(table: pd.DataFrame, forecast: pd.DataFrame, ceiling: float, ax: Axes | None = None) -> Axes:
+    """SRCC against the number of ratings learnt from, what more would bring, and what the ratings' noise allows."""
+    ax = axes_or_new(ax, 5, 3.2)
+    default, learnt = table.iloc[0], table.iloc[1:]
+    ax.fill_between(
+        forecast["ratings"], forecast["95 % low"], forecast["95 % high"], color=COLOURS[0], alpha=0.15, lw=0
+    )
+    ax.plot(forecast["ratings"], forecast["SRCC"], color=COLOURS[0], ls=":", label="power law")
+    reach = [learnt["SRCC"] - learnt["95 % low"], learnt["95 % high"] - learnt["SRCC"]]
+    style = {"fmt": "o", "ms": 4, "capsize": 2, "color": COLOURS[0], "label": "learnt, tested on others"}
+    ax.errorbar(learnt["ratings"], learnt["SRCC"], np.clip(reach, 0, None), **style)
+    ax.axhline(default["SRCC"], color=COLOURS[7], ls="--", label="default model")
+    if ceiling < 1:
+        ax.axhline(ceiling, color=COLOURS[3], lw=1, label="ceiling of these ratings")
+    ax.set(xscale="log", xlabel="rated photographs", ylabel="SRCC")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def severity_against_score(table: pd.DataFrame, score_label: str) -> Figure:
     """For images with one fault: the score as severity grows."""
     single = table[~table["distortion"].str.contains(r"\+") & (table["distortion"] != "none")]

@@ -22,12 +22,30 @@ def read_json_list(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}, line {error.lineno}: not readable as JSON: {error.msg}.") from error
     except (RecursionError, ValueError) as error:  # a thousand brackets, a number of a thousand digits
         raise DataError(f"{path}: not readable as JSON: {error}.") from error
+    if isinstance(rows, list) and any(isinstance(row, dict) and "annotations" in row for row in rows):
+        rows = [row for task in rows for row in _annotations(task)]
     if isinstance(rows, dict) and all(map(is_image, rows)):
         rows = [{"image": image, "score": score} for image, score in rows.items()]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of objects like {{"image": "a.jpg", "score": 50}}.')
     table = pd.DataFrame(rows, index=entries(path.name, rows), dtype=object)
     return table.where(table.notna(), "")
+
+
+def _annotations(task: dict) -> list[dict]:
+    """Of a task of Label Studio's export a row per rating: image, score, rater."""
+    texts = [text for text in task.get("data", {}).values() if isinstance(text, str)]
+    image = next(filter(is_image, texts), texts[0] if texts else "")
+    rows = []
+    for annotation in task["annotations"]:
+        by = annotation.get("completed_by", "")
+        by = by.get("email") or by.get("id") if isinstance(by, dict) else by
+        for result in annotation.get("result", []):
+            for kind, value in result.get("value", {}).items():
+                if kind in ("rating", "number", "choices"):
+                    value = value[0] if isinstance(value, list) else value
+                    rows.append({"image": image, "score": value, "rater": str(by)})
+    return rows
 
 
 def _printable(pairs: list[tuple[str, object]]) -> dict[str, object]:

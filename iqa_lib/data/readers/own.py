@@ -29,15 +29,15 @@ from iqa_lib.errors import DataError
 # Our name for a column: the names it goes by in pyiqa's meta-information files, other collections and spreadsheets.
 ALIASES = {
     "image": "image imgname imagename imgpath imagepath distname distimg disimgpath imagefile imagefilename filename "
-    "filepath file img imageid photo picture path name",
-    "score": "score mos dmos rating quality elo meanopinionscore meanscore meanrating moszscore",
+    "filepath file img imageid photo picture path name stimulus stimulusname pvs taskimage taskrunimage",
+    "score": "score mos dmos rating quality elo vote taskruninfo meanopinionscore meanscore meanrating moszscore",
     "std": "std sd stddev stdev standarddeviation mosstd stdmos",
     "split": "split officialsplit",
     "reference": "reference refname refimg refimgpath referenceimage",
     "distortion": "distortion distype distortiontype",
     "severity": "severity",
     "rater": "rater raterid user userid subject subjectid observer observerid worker workerid participant "
-    "participantid annotator annotatorid",
+    "participantid annotator annotatorid username taskrunuserid completedby",
 }
 KNOWN = {name: ours for ours, names in ALIASES.items() for name in names.split()}
 ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')})\d+")
