@@ -210,9 +210,11 @@ def _mark_worst(test: pd.DataFrame, y: pd.Series, score_label: str, ax: Axes | N
     return ax
 
 
-def error_by_group(test: pd.DataFrame, group: str, ax: Axes | None = None) -> Axes:
-    """Distribution of the error in each group, the widest spread first."""
-    data = test.assign(error=test["prediction"] - test["score"])
+def error_by_group(test: pd.DataFrame, group: str, ax: Axes | None = None, most: int = 30) -> Axes:
+    """Distribution of the error in each group of several images, or the ``most`` largest; the widest spread first."""
+    sizes = test[group].value_counts()
+    largest = sizes[sizes > 1].index[:most]
+    data = test.assign(error=test["prediction"] - test["score"])[test[group].isin(largest)]
     order = data.groupby(group)["error"].std().sort_values(ascending=False).index
     ax = axes_or_new(ax, 8, 0.32 * len(order) + 1.2)
     sns.boxplot(data, x="error", y=group, order=order, color=COLOURS[0], width=0.6, fliersize=2, ax=ax)
