@@ -107,7 +107,9 @@ def _least_squares(u_K: np.ndarray, i_K: np.ndarray, j_K: np.ndarray, weight_I: 
     total_J, share_JI = weights_JI.sum(axis=1), weights_JI / weights_JI.sum(axis=1, keepdims=True)
     mean_J = np.bincount(j_K, w_K * u_K) / total_J
     information_II = np.diag(weights_JI.sum(axis=0)) - weights_JI.T @ share_JI
-    covariance_II = np.linalg.pinv(information_II, rcond=1e-9, hermitian=True)  # the biases' sum is not known: 0
+    known_I, axes_II = np.linalg.eigh(information_II)
+    inverse_I = np.where(known_I > 1e-9 * w_K.sum(), 1 / np.where(known_I, known_I, 1), 0)  # their sum is not known: 0
+    covariance_II = (axes_II * inverse_I) @ axes_II.T
     bias_I = covariance_II @ (np.bincount(i_K, w_K * u_K) - weights_JI.T @ mean_J)
     with_bias_JI = share_JI @ covariance_II
     of_quality_J = 1 / total_J + (with_bias_JI * share_JI).sum(axis=1)

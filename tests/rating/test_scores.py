@@ -41,10 +41,29 @@ def test_one_rater_without_repeats_has_scores_but_no_intervals_and_with_repeats_
     _, _, table = panel(np.random.default_rng(0), raters=1)
     assert scores.opinions(table).images["se"].isna().all()
     again = table.head(15).assign(value=table["value"].head(15) + np.random.default_rng(1).normal(0, 10, 15))
-    found = scores.opinions(pd.concat([table, again], ignore_index=True))
+    both = pd.concat([table, again], ignore_index=True)
+    found = scores.opinions(both)
+    mean = both.groupby("image")["value"].mean().to_numpy()
+    assert np.allclose(found.images["score"], mean) and found.raters["bias"].item() == 0
     assert found.images["se"].notna().all()
     assert found.images["se"].iloc[0] < found.images["se"].iloc[-1]  # the mean of two, and one
     assert 4 < found.raters["inconsistency"].iloc[0] < 14  # √(10² / 2)
+
+
+@pytest.mark.parametrize("number", [20, 45, 61, 66])
+def test_a_lone_raters_scores_are_her_ratings_whatever_their_number(number):
+    rng = np.random.default_rng(number)
+    table = pd.DataFrame({"rater": "A", "image": [f"{i % (number - 5)}" for i in range(number)]})
+    table["value"] = 25.0 * rng.integers(0, 5, number)
+    found = scores.opinions(table).images.set_index("image")
+    assert np.allclose(found["score"], table.groupby("image")["value"].mean().loc[found.index])
+    assert (found["se"] < 60).all()
+
+
+def test_raters_without_a_photograph_in_common_are_each_taken_at_their_word():
+    table = pd.DataFrame({"rater": list("AAABBB"), "image": list("abaded"), "value": [10, 20, 12, 90, 80, 88.0]})
+    images = scores.opinions(table).images.set_index("image")
+    assert images["score"].tolist() == pytest.approx([11, 20, 89, 80]) and (images["se"] < 10).all()
 
 
 def test_who_answers_at_random_is_left_out_and_who_is_merely_noisy_is_not():
