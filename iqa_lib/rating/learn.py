@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import linalg, optimize, special
 
 from iqa_lib import metrics, paths
 from iqa_lib.data.decode import WorkingSize, quiet_pillow, read_image, read_size
 from iqa_lib.errors import ImageError
+from iqa_lib.models.hypernet import PooledStages
 from iqa_lib.scoring import certainty
 from iqa_lib.scoring.score import Scorer
 from iqa_lib.training.predictor import on_every_core
@@ -66,6 +68,11 @@ class Seen(NamedTuple):
         return np.concatenate([[slope], channels_F]), float(bias)
 
 
+def channel_means(stages: PooledStages) -> np.ndarray:
+    """Of all stages, in their order, as the head's correction takes them (B, F)."""
+    return torch.cat([grid_BCGG.mean(dim=(2, 3)) for grid_BCGG in stages.grids], dim=1).cpu().double().numpy()
+
+
 def look(scorer: Scorer, files: dict[str, Path], stop: threading.Event | None = None) -> tuple[Seen, dict[str, str]]:
     """What the model sees of each file, by its name, and why not of those that cannot be read; kept in the cache."""
     model = certainty.model_hash(scorer.model)
@@ -80,9 +87,8 @@ def look(scorer: Scorer, files: dict[str, Path], stop: threading.Event | None = 
         for name in names if not (stop and stop.is_set()) else []:
             try:
                 picture = read_image(files[name], WorkingSize.of_settings(scorer.settings))
-                traits = certainty.look(scorer, [picture])
-                means = traits.features_NF[0, : traits.features_NF.shape[1] // 2]
-                found.append((name, np.concatenate([traits.score_N, means])))
+                traits = certainty.look(scorer, [picture], of=channel_means)
+                found.append((name, np.concatenate([traits.score_N, traits.features_NF[0]])))
             except ImageError as error:
                 found.append((name, error.reason))
         return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,8 +77,13 @@ def flatness(picture_HWC: np.ndarray) -> float:
     return max(float((e[..., 0] & e[..., 1] & e[..., 2]).mean()) for e in equal)
 
 
-def look(scorer: Predictor, pictures: Sequence[np.ndarray], closely: bool = True) -> Traits:
-    """Traits of pictures (H, W, 3) at working size; the scores alone where not ``closely``."""
+def look(
+    scorer: Predictor,
+    pictures: Sequence[np.ndarray],
+    closely: bool = True,
+    of: Callable[[PooledStages], np.ndarray] = features,
+) -> Traits:
+    """Traits of pictures (H, W, 3) at working size, features as ``of`` has them; scores alone where not ``closely``."""
     counts, scores, seen = [], [], []
 
     def cuts() -> Iterator[np.ndarray]:
@@ -92,7 +97,7 @@ def look(scorer: Predictor, pictures: Sequence[np.ndarray], closely: bool = True
         for crops_BCKK in batched(cuts()):
             score_B, stages = scorer.score_and_stages(crops_BCKK)
             scores.append(score_B.cpu().double().numpy())
-            seen.append(features(stages) if closely else np.empty((len(score_B), 0)))
+            seen.append(of(stages) if closely else np.empty((len(score_B), 0)))
     flat_N = [flatness(picture) if closely else 0.0 for picture in pictures]
     return Traits.of(counts, np.concatenate(scores), np.concatenate(seen), flat_N)
 
