@@ -40,6 +40,7 @@ def auto_is_float32():
     native_bf16 = machine.native_bf16
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "native_bf16", lambda on: False)
+        patch.delenv("COLUMNS", raising=False)  # a pipe has no width; pytest-xdist's processes are given one
         yield native_bf16
 
 

@@ -72,8 +72,8 @@ def train(settings: RunSettings, images: ImageSet | None = None) -> Run:
             _train(run, settings, images, accelerator)
             with needing_the_others(accelerator):
                 accelerator.wait_for_everyone()
-        if accelerator.is_main_process:  # also after a process that was killed between its result and this
-            (run.folder / STATE).unlink(missing_ok=True)
+    if accelerator.is_main_process:  # last, so that one that was killed before leaves neither state nor claim behind
+        (run.folder / STATE).unlink(missing_ok=True)
     return run
 
 

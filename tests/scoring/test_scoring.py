@@ -152,8 +152,8 @@ def test_a_photograph_in_display_p3_scores_like_its_srgb_twin(tmp_path, name):
     meant_by(P3, twin).save(tmp_path / "p3.png", icc_profile=P3)
     meant_by(P3, twin).save(tmp_path / "unsaid.png")
     expected = iqa_lib.score(twin)
-    assert iqa_lib.score(tmp_path / "p3.png") == pytest.approx(expected, abs=0.1)
-    assert iqa_lib.score(tmp_path / "unsaid.png") != pytest.approx(expected, abs=0.1)
+    assert iqa_lib.score(tmp_path / "p3.png") == pytest.approx(expected, abs=0.2)
+    assert iqa_lib.score(tmp_path / "unsaid.png") != pytest.approx(expected, abs=0.2)
 
 
 # --- which images ---

@@ -14,8 +14,9 @@ from iqa_lib.data.images import load_images
 from iqa_lib.profile import load_profile
 from iqa_lib.training import evaluate, features
 from iqa_lib.training.evaluate import predict
+from iqa_lib.training.loop import build_model
 from iqa_lib.training.predictor import Predictor
-from iqa_lib.training.train import build_model, train
+from iqa_lib.training.train import train
 
 WIDTH, BATCH = 6, 4
 FROZEN = {"freeze_backbone": True, "train_crops": 1}

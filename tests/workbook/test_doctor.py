@@ -120,8 +120,8 @@ def test_the_wheel_lists_every_package_and_conda_what_pip_installs():
     settings = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text())
     files = [f for f in paths.CHECKOUT.glob("iqa_lib/**/*") if f.is_file() and f.suffix != ".pyc"]
     packages = {".".join(f.parent.relative_to(paths.CHECKOUT).parts) for f in files}
-    notebooks = {"iqa_lib.notebooks", "iqa_lib.notebooks.profiles"}
-    assert {*settings["tool"]["setuptools"]["packages"]} == packages | notebooks
+    beside = {"iqa_lib.notebooks", "iqa_lib.notebooks.profiles", "iqa_lib.published_study"}
+    assert {*settings["tool"]["setuptools"]["packages"]} == packages | beside
     conda = yaml.safe_load((paths.CHECKOUT / "environment.yml").read_text())["dependencies"]
     assert conda[-1] == {"pip": ["-e .[dev]"]}
     assert f"python{settings['project']['requires-python']}" in conda
@@ -160,7 +160,7 @@ def test_an_installed_package_works_in_the_folder_it_is_started_in(tmp_path, mon
 
 def test_notebooks_of_ones_own_are_copied_once(home, capsys):
     assert __main__.main(["notebooks"]) == 0
-    assert len(list((home / "notebooks").glob("*.ipynb"))) == 12 and (home / "notebooks/profiles/demo.yaml").is_file()
+    assert len(list((home / "notebooks").glob("*.ipynb"))) == 13 and (home / "notebooks/profiles/demo.yaml").is_file()
     assert __main__.main(["notebooks"]) == 2
     assert "is there already" in capsys.readouterr().err
 
