@@ -52,8 +52,7 @@ def _show(page: Page, name: str) -> pd.DataFrame:
             page.show(tables.epochs_beside_paper(run), "training_log")
             page.show(tables.hyper_parameters(settings), "hyper_parameters")
         case "protocol":
-            (of_profile,) = runs.values()
-            page.show(tables.protocols(settings, of_profile, load_images(settings)), "protocols")
+            page.show(tables.protocols(settings, *runs.values(), load_images(settings)), "protocols")
         case "main":
             name = "sota"
             methods, reasons = published_methods(settings, load_images(settings))

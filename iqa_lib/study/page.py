@@ -56,8 +56,7 @@ CAPTIONS = {
     "loss_bars": "Losses; a dash is one seed",
     "augmentation": "Augmentation and resolution",
     "augmentation_bars": "Augmentation and resolution; a dash is one seed",
-    "protocols": "The same weights under each way of reporting; change against the honest one on the same n images, "
-    "its mean, lowest and highest over seeds",
+    "protocols": "Ways of reporting; change against the honest one on the same n images, with its interval over runs",
     "cross_dataset": "Trained on {dataset}, tested there and elsewhere",
     "cross_dataset_heatmap": "SRCC on every dataset",
 }

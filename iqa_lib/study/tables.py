@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from iqa_lib import metrics
 from iqa_lib.data.catalog import crossing, describe
@@ -188,19 +189,31 @@ def cross_dataset(settings: Profile, runs: Runs, others: list[Elsewhere]) -> pd.
     return pd.concat(lines, ignore_index=True)
 
 
-def protocols(settings: Profile, runs: list[Run], images: ImageSet) -> pd.DataFrame:
-    """What the same weights give under each way of reporting, over the seeds' runs, which watched the test set."""
-    of_runs = pd.concat([_ways_of_reporting(settings, run, images) for run in runs])
+BEST_OF = 5  # trainings, in `protocols`
+
+
+def protocols(settings: Profile, watching: list[Run], all_seeds: list[Run], images: ImageSet) -> pd.DataFrame:
+    """What the same weights give under each way of reporting, and the best of several trainings against their mean.
+
+    Args:
+        watching: runs that noted the test split's agreement after every epoch. Intervals over them: Student's t.
+        all_seeds: how far the SRCC of trainings scatters; taken as normal, its SD with the interval of chi squared.
+    """
+    of_runs = pd.concat([_ways_of_reporting(settings, run, images) for run in watching])
     if experiments.crops_are_whole_images(settings, images):
         of_runs["what is reported"] = of_runs["what is reported"].str.replace("crops", "crops (each the whole image)")
     table = of_runs.groupby("what is reported", sort=False, as_index=False).agg(
-        n=("n", "first"),
-        SRCC=("SRCC", "mean"),
-        change=("change", "mean"),
-        lowest=("change", "min"),
-        highest=("change", "max"),
+        n=("n", "first"), SRCC=("SRCC", "mean"), change=("change", "mean"), error=("change", "sem")
     )
-    return table.assign(seeds=len(runs)).round(4)
+    reach = table.pop("error") * stats.t.isf(metrics.ALPHA / 2, len(watching) - 1)
+    table = table.assign(**{"95 % low": table["change"] - reach, "95 % high": table["change"] + reach})
+    srcc = pd.Series([run.srcc for run in all_seeds])
+    df = len(srcc) - 1
+    gain = srcc.std() * stats.norm.expect(lambda x: BEST_OF * x * stats.norm.cdf(x) ** (BEST_OF - 1))
+    low, high = gain * np.sqrt(df / stats.chi2.isf([metrics.ALPHA / 2, 1 - metrics.ALPHA / 2], df))
+    table.loc[len(table)] = [f"best of {BEST_OF} trainings", table["n"][0], srcc.mean() + gain, gain, low, high]
+    table.insert(len(table.columns), "runs", [*[len(watching)] * (len(table) - 1), len(srcc)])
+    return table.round(4)
 
 
 def _ways_of_reporting(settings: Profile, run: Run, images: ImageSet, draws: int = 400) -> pd.DataFrame:

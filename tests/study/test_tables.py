@@ -1,5 +1,7 @@
 """Tables that say what they say of any data set, small panels and few votes among them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,3 +63,35 @@ def test_a_set_in_a_folder_of_another_name_is_called_what_it_is(tmp_path):
     csiq(tmp_path / "elsewhere/mine")
     settings = load_profile("smoke", dataset="mine", data_folder=str(tmp_path / "elsewhere"))
     assert about_numbers(settings).startswith("CSIQ, DMOS")
+
+
+def reported(monkeypatch, changes, srcc):
+    """`tables.protocols` of runs whose test-set choice gained ``changes``, and of trainings with these SRCC."""
+
+    def of(settings, run, images):
+        return pd.DataFrame({"what is reported": ["honest", "chosen on test"], "n": 9, "SRCC": 0.8, "change": [0, run]})
+
+    monkeypatch.setattr(tables, "_ways_of_reporting", of)
+    monkeypatch.setattr(tables.experiments, "crops_are_whole_images", lambda *_: False)
+    return tables.protocols(None, changes, [SimpleNamespace(srcc=value) for value in srcc], None).set_index(
+        "what is reported"
+    )
+
+
+def test_what_a_way_of_reporting_gains_has_an_interval_over_runs(monkeypatch):
+    table = reported(monkeypatch, [0.01, 0.02, 0.03], [0.8, 0.81])
+    assert table.loc["chosen on test", ["change", "95 % low", "95 % high", "runs"]].tolist() == [
+        0.02,
+        -0.0048,
+        0.0448,
+        3,
+    ]
+    one = reported(monkeypatch, [0.01], [0.8]).loc[:, ["95 % low", "95 % high"]]
+    assert one.isna().all(axis=None), "one run says nothing of the next"
+
+
+def test_the_best_of_five_trainings_gains_what_it_does_with_normal_scatter(monkeypatch):
+    rng, true = np.random.default_rng(0), 0.01 * np.random.default_rng(1).normal(size=(100_000, 5)).max(1).mean()
+    rows = [reported(monkeypatch, [0], rng.normal(0.8, 0.01, 4)).loc["best of 5 trainings"] for _ in range(300)]
+    assert np.mean([row["95 % low"] <= true <= row["95 % high"] for row in rows]) == pytest.approx(0.95, abs=0.03)
+    assert rows[0]["runs"] == 4
