@@ -282,6 +282,8 @@ def seeds_of(settings: Profile, variant: Variant) -> tuple[int, ...]:
     """A baseline's are more where a profile affords one run of each variant: their scatter stands for the others'."""
     if variant.seeds:
         return variant.seeds
+    if variant.role == "control":  # makes no claim: two show how far its runs lie apart
+        return tuple(settings.seeds[:2])
     more = settings.baseline_seeds if variant.role == "baseline" else ()
     return tuple(dict.fromkeys((*settings.seeds, *more, *(settings.ablation_seeds if variant.ablated else ()))))
 
