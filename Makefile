@@ -23,9 +23,10 @@ app: .venv/ready
 	$(BIN)/papermill --prepare-only -p profile $(PROFILE) notebooks/11_explorer.ipynb runs/$(PROFILE)/app.ipynb
 	$(BIN)/voila --Voila.ip=127.0.0.1 --token '--Voila.$(UPLOADS)' runs/$(PROFILE)/app.ipynb
 
+export FOLDER
 rate: .venv/ready
-	@test -n '$(FOLDER)' || { echo 'Name the folder with your photographs: make rate FOLDER=photos/'; exit 2; }
-	$(BIN)/python -m iqa_lib.rating.app '$(FOLDER)' runs/rate.ipynb
+	@test -n "$$FOLDER" || { echo 'Name the folder with your photographs: make rate FOLDER=photos/'; exit 2; }
+	$(BIN)/python -m iqa_lib.rating.app "$$FOLDER" runs/rate.ipynb
 	$(BIN)/voila --Voila.ip=127.0.0.1 --token '--Voila.$(UPLOADS)' runs/rate.ipynb
 
 # README, the pages of docs/ and the profile's executed notebooks, with the links that they have on GitHub.

@@ -20,14 +20,14 @@ import nbformat
 import traitlets
 
 from iqa_lib import paths
-from iqa_lib.errors import ImageError, WorkbookError
+from iqa_lib.errors import DataError, ImageError, WorkbookError
 from iqa_lib.progress import in_a_line
 from iqa_lib.rating import learn, take_along
 from iqa_lib.rating.session import SHOWN, Item, Session, Study
 
-REFIT_AFTER = 20  # ratings
+REFIT_AFTER = 20  # photographs
 KINDS = {"one, 1 to 5": "acr", "one, on a slider": "slider", "two, which is better": "pair"}
-DONE = "All is rated. Thank you."
+DONE, NONE = "All is rated. Thank you.", "None of these photographs can be read."
 
 
 class Photographs(anywidget.AnyWidget):
@@ -54,6 +54,8 @@ class RatingApp:
     def __init__(
         self, photographs: str | Path | Study, rater: str = "", kind: str = "acr", choice: str = "random", seed: int = 0
     ):
+        if kind not in KINDS.values():
+            raise DataError(f"One rates by {', '.join(KINDS.values())}; got '{kind}'.")
         self.study = photographs if isinstance(photographs, Study) else Study(photographs)
         self._options = {"choice": choice, "seed": seed}
         self._worker = ThreadPoolExecutor(1, "learning")
@@ -83,7 +85,7 @@ class RatingApp:
             ]
         )
         self._start()
-        self._later(self._look)
+        self._later(self._look, self.learnt)
 
     # --- the person -------------------------------------------------------------------------------------
 
@@ -99,7 +101,10 @@ class RatingApp:
                 self.rater.value = str(content["rater"])
             return
         self._anyone = False
-        if content.get("token") != self._token() or (self.item is None and act != "undo"):
+        if content.get("token") != self._token():
+            self.photographs.send_state()  # the page is behind
+            return
+        if self.item is None and act != "undo":
             return
         if act == "zoom":
             name = self.item.images[int(content["side"])]
@@ -125,15 +130,16 @@ class RatingApp:
         short = SHOWN[1 if self.session.kind != "pair" else 2]
         while True:
             self.item = self.session.item()
+            names = self.item.images if self.item else ()
             try:
-                pictures = [self.study.picture(name, short) for name in self.item.images] if self.item else []
+                pictures, sizes = [self.study.picture(name, short) for name in names], [*map(self.study.size, names)]
                 break
             except ImageError:
                 continue  # it is among the faults now, and is not asked for again
-        sizes = [self.study.size(name) for name in self.item.images] if self.item else []
         done, planned = len(self.session.given), self.session.planned
         left = self.session.seconds_left() / 60
-        said = f"{done} of {planned}" + (f", about {max(round(left), 1)} min left" if self.item else f". {DONE}")
+        ended = DONE if done or len(self.study.faults) < len(self.study.files) else NONE
+        said = f"{done} of {planned}" + (f", about {max(round(left), 1)} min left" if self.item else f". {ended}")
         with self.photographs.hold_sync():  # all of it at once
             if pictures:
                 self.photographs.photo, self.photographs.other = pictures[0], pictures[-1] if len(pictures) > 1 else b""
@@ -145,9 +151,10 @@ class RatingApp:
         self._say_faults()
         if self.item and (after := self.session.item_after(self.item)):
             self._reader.submit(lambda: [self.study.picture(name, short) for name in after.images])
-        if done // REFIT_AFTER > self._learnt_at // REFIT_AFTER:
-            self._learnt_at = done
-            self._later(self._learn)
+        rated = self.session.photographs
+        if rated // REFIT_AFTER > self._learnt_at // REFIT_AFTER:
+            self._learnt_at = rated
+            self._later(self._learn, self.learnt)
 
     def _say_faults(self) -> None:
         faults = [f"{in_a_line(name)} {reason}" for name, reason in sorted(self.study.faults.items())]
@@ -162,7 +169,7 @@ class RatingApp:
         self.study.look()
         self.learnt.value = ""
         self._say_faults()
-        if len(self.session.given) >= learn.FEWEST:
+        if self.session.photographs >= learn.FEWEST:
             self._learn()
 
     def _learn(self) -> None:
@@ -178,12 +185,13 @@ class RatingApp:
         self.result.value = "<br>".join(html.escape(line) for line in report.lines)
 
     def _take(self) -> None:
+        self.result.value = "Saving, for half a minute or so …"
         folder = take_along.save(self.study, take_along.report(self.study))
         command = html.escape(f'python -m iqa_lib score PHOTO --model "{folder}"')
         self.result.value = f"Saved in {html.escape(str(folder))}. Score with it: <code>{command}</code>"
 
-    def _later(self, action: Callable[[], None]) -> None:
-        self._last = self._worker.submit(self._guarded, action, self.result)
+    def _later(self, action: Callable[[], None], where: widgets.HTML | None = None) -> None:
+        self._last = self._worker.submit(self._guarded, action, where or self.result)
 
     def wait(self, timeout: float | None = None) -> None:
         """Until all that was begun in the background is done."""

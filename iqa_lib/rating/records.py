@@ -8,6 +8,7 @@ second window, finds more of them and adds nothing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -28,7 +29,11 @@ from iqa_lib.scoring.found import find_images
 FOLDER = "ratings"  # below the photographs
 SCALES = {"acr": (1, 5), "slider": (0, 100), "pair": (0, 1)}  # worst and best; of a pair 1: the right one is better
 COLUMNS = ["rater", "kind", "image", "other", "value", "seconds", "zoom", "repeat", "chosen", "time"]
-LONGEST_RATER = 40
+LONGEST_RATER, LONGEST_NAME = 40, 200  # letters of a rater's name, bytes of the file's
+UNSAID = {"other": None, "seconds": 0.0, "zoom": 1.0, "repeat": False, "chosen": "random", "time": ""}  # of a line
+NOTHING = {"", "-", "nan", "na", "n/a", "none", "null", "anonymous"}  # what stands in a table for no answer
+FEWEST_COPIES = 5
+ASKED = {"ratingtype", "question", "fromname", "attribute", "criterion"}  # columns that say what was rated
 WORDS = {"bad": 1, "poor": 2, "fair": 3, "good": 4, "excellent": 5}  # of ITU-T P.910
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts in front of a file's name
 
@@ -49,6 +54,8 @@ class Ratings:
         if not 0 < len(self.rater) <= LONGEST_RATER:
             raise WorkbookError(f"A rater's name has 1 to {LONGEST_RATER} letters; got '{rater[:80]}'.")
         name = urllib.parse.quote(self.rater.casefold(), safe=" ")
+        if len(name) > LONGEST_NAME:
+            raise WorkbookError(f"'{self.rater}' is too long for the name of a file: choose a shorter name.")
         self.file = photographs / FOLDER / f"{name}.jsonl"
 
     def standing(self) -> Standing:
@@ -120,6 +127,7 @@ def _standing(file: Path, lines: list[dict]) -> Standing:
                 raise ValueError(f"{line['value']} is outside {low}–{high}")
         except (LookupError, TypeError, ValueError) as error:
             raise DataError(f"{file}, line {number}: {error!r}. Remove that line, or restore the file.") from error
+        line = {**UNSAID, **line}
         if again and shown(again[-1]) == shown(line):
             again.pop()
         given.append(line)
@@ -128,7 +136,7 @@ def _standing(file: Path, lines: list[dict]) -> Standing:
 
 def shown(line: dict) -> tuple:
     """What was on show when this was rated."""
-    return line["kind"], line["image"], line.get("other"), bool(line.get("repeat"))
+    return line["kind"], line["image"], line["other"], bool(line["repeat"])
 
 
 def load(photographs: Path) -> pd.DataFrame:
@@ -139,7 +147,8 @@ def load(photographs: Path) -> pd.DataFrame:
     """
     rows = []
     for file in sorted((photographs / FOLDER).glob("*.jsonl")):
-        rows += _standing(file, _lines(file, file.read_bytes())).given
+        given = _standing(file, _lines(file, file.read_bytes())).given
+        rows += [{**line, "rater": given[0]["rater"]} for line in given]  # "Ann" and "ann" are one, with one file
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -162,45 +171,83 @@ def read_table(path: Path, photographs: Path, ends: tuple[float, float] | None =
     """As `load`, from a table of another tool: a row for each rater and image, or a column for each rater.
 
     Label Studio's exports, AVRate's, PyBossa's and the like: columns are found by name or content, as for `finetune`.
+    What was inferred and what was left out is printed.
 
     Args:
-        ends: worst and best of its scale, where its values do not say it.
+        ends: worst and best of its scale, where its values do not say it; of DMOS the larger one first.
 
     Raises:
         DataError: it can be read in two ways, or names none of these photographs.
     """
+    if not path.is_file():
+        raise DataError(f"'{path}' is no file: name the table that holds the ratings.")
     table = read_own(path)
+    remarks = table.attrs["reading"]
     if "rater" not in table:
         raise DataError(
             f"{path} can be read in two ways: as one person's ratings, or as means of several. It has no column "
             f"'rater'. Add one with the person's name; means need no such page: python -m iqa_lib finetune {path}"
         )
-    value = numbers(table["score"].map(lambda text: WORDS.get(str(text).strip().casefold(), text)))
+    for column in table:
+        if re.sub(r"[\W_]+", "", column.casefold()) in ASKED and len(kinds := table[column].unique()) > 1:
+            raise DataError(
+                f"{path}: its column '{column}' says that different things were rated ({', '.join(map(str, kinds))}). "
+                f"Keep the rows of one."
+            )
+    text = table["score"].astype(str).str.strip().str.casefold()
+    if (empty := text.isin(NOTHING)).any():
+        remarks.append(f"without {empty.sum()} rows that hold no rating, such as {table.index[empty][0]}")
+        table, text = table[~empty], text[~empty]
+    if table.empty:
+        raise DataError(f"{path} holds no rating.")
+    rater = table["rater"].astype(str).str.strip()
+    if (nobody := rater.str.casefold().isin(NOTHING)).any():
+        raise DataError(
+            f"{path.parent / table.index[nobody][0]}: no rater is named, and different people must not be taken for "
+            f"one. Put what tells them apart (an address, a session) into the column 'rater'."
+        )
+    value = numbers(text.map(lambda word: WORDS.get(word, word)))
     if not np.isfinite(value).all():
         where = table.index[~np.isfinite(value)][0]
         raise DataError(f"{path.parent / where}: rating '{table['score'][where]}' is not a number; correct the row.")
-    low, high = ends or _ends_of(value, path)
+    if ends is None:
+        ends = (1, 5) if text.isin(WORDS).all() else _ends_of(value, path, remarks)
+    low, high = ends
+    if low == high:
+        raise DataError(f"The worst and the best of a scale differ; got ends=({low:g}, {high:g}).")
     points = 100 * (value - low) / (high - low)
     if not points.between(0, 100).all():
         where = points.index[~points.between(0, 100)][0]
         raise DataError(
-            f"{path.parent / where}: rating {value[where]:g} is outside of {low:g}–{high:g}; name the ends."
+            f"{path.parent / where}: rating {value[where]:g} is outside of {low:g}–{high:g}. Say the worst and the "
+            f"best of the scale: ends=(0, 10)."
         )
     names = _matched(table["image"].astype(str).tolist(), photographs)
-    found = pd.DataFrame({"rater": table["rater"].astype(str), "kind": "slider", "image": names, "value": points})
-    unknown = found["image"].isna()
+    found = pd.DataFrame({"rater": rater, "kind": "slider", "image": names, "value": points})
+    if (unknown := found["image"].isna()).all():
+        raise DataError(f"{path}: none of its images is in {photographs}, such as '{table['image'].iloc[0]}'.")
     if unknown.any():
         first = table["image"][unknown].iloc[0]
-        if unknown.all():
-            raise DataError(f"{path}: none of its images is in {photographs}, such as '{first}'.")
-        print(f"{path}: {unknown.sum()} of {len(found)} ratings are of images not in {photographs}, such as '{first}'.")
-    return found[~unknown].reindex(columns=COLUMNS).assign(repeat=False, chosen="random").reset_index(drop=True)
+        remarks.append(f"without {unknown.sum()} ratings of images that are not in {photographs}, such as '{first}'")
+    found = found[~unknown]
+    before = found.groupby(["rater", "image"])["value"].transform("first")
+    again = found.duplicated(["rater", "image"])
+    if again.sum() >= FEWEST_COPIES and (before == found["value"]).all():
+        remarks.append(f"{again.sum()} rows that say once more what another says, each counted once")
+        found = found[~again]
+    print(f"{path}: {low:g} as the worst, {high:g} as the best; {'; '.join(remarks)}".rstrip("; "))
+    return found.reindex(columns=COLUMNS).assign(repeat=False, chosen="random").reset_index(drop=True)
 
 
-def _ends_of(value: pd.Series, path: Path) -> tuple[float, float]:
+def _ends_of(value: pd.Series, path: Path, remarks: list[str]) -> tuple[float, float]:
+    if any(remark.startswith("score from") and "dmos" in remark.casefold() for remark in remarks):
+        raise DataError(
+            f"{path}: its scores are called DMOS, of which the lower is usually the better. Say the worst and the "
+            f"best: ends=(100, 0), or ends=(0, 100) where higher is better."
+        )
     if value.between(1, 5).all() and (value % 1 == 0).all() and value.nunique() > 1:
         return 1, 5
-    if value.between(0, 100).all() and value.max() > 10:
+    if value.between(0, 100).all() and value.max() > 50:
         return 0, 100
     raise DataError(
         f"{path}: its ratings go from {value.min():g} to {value.max():g}, which may be of several scales (0–1, 1–5, "
@@ -209,15 +256,32 @@ def _ends_of(value: pd.Series, path: Path) -> tuple[float, float]:
 
 
 def _matched(names: list[str], photographs: Path) -> list[str | None]:
-    """The names in the folder of these, by path or by file name alone; of uploads without what was put in front."""
+    """The photographs that these are: by the longest end of a path that fits one of them alone.
+
+    Then without regard to capitals, without what Label Studio puts in front, without endings.
+    """
     known = list(photographs_in(photographs))
-    last: dict[str, str | None] = {}
-    for name in known:
-        file = name.rpartition("/")[2]
-        last[file] = None if file in last else name  # of two files of one name neither
+    kinds = [lambda name: name, str.casefold, lambda name: re.sub(r"\.\w+$", "", name.casefold())]
+    by_end: list[dict[str, str | None]] = [{} for _ in kinds]
+    for (kind, places), name in itertools.product(zip(kinds, by_end, strict=True), known):
+        for end in _ends(kind(name)):
+            places[end] = None if end in places else name  # of two that end alike neither
     found = []
     for name in names:
         plain = urllib.parse.unquote(name).replace("\\", "/")
-        file = plain.rpartition("/")[2].rpartition("=")[2]
-        found.append(plain if plain in known else last.get(file) or last.get(UPLOADED.sub("", file)))
+        plain = plain.rpartition("=")[2] if "?" in plain else plain  # of an address
+        offered = [plain, UPLOADED.sub("", plain.rpartition("/")[2])]
+        fits = (
+            places.get(end)
+            for kind, places in zip(kinds, by_end, strict=True)
+            for one in offered
+            for end in _ends(kind(one))
+        )
+        found.append(plain if plain in known else next(filter(None, fits), None))
     return found
+
+
+def _ends(path: str) -> list[str]:
+    """``a/b/c.jpg``, ``b/c.jpg``, ``c.jpg``."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]

@@ -25,6 +25,8 @@ ROUNDS = 200
 LEAST_AGREEMENT = 0.3  # PLCC with the others' mean: a rater who is surely below it is left out
 FEWEST_TO_JUDGE = 10  # ratings, by a rater, of photographs that others rated
 HALVES = 20
+LEAST_SPREAD = 0.05  # logits: of draws alone the scores stay equal
+COARSEST = 25.0  # points between two ratings of a scale: that of five
 SPREADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # of the strengths of photographs that are compared, in logits
 
 
@@ -55,7 +57,7 @@ def opinions(points: pd.DataFrame) -> Opinions:
     if points.empty:
         raise DataError("There are no ratings yet: rate some photographs first.")
     together = _plcc_with_others(points)
-    left_out: list[str] = []
+    left_out = _who_say_one_thing(points)
     while together["rater"].nunique() - len(left_out) > 2:
         surely = together[(together["at most"] < LEAST_AGREEMENT) & ~together["rater"].isin(left_out)]
         if surely.empty:
@@ -71,11 +73,21 @@ def opinions(points: pd.DataFrame) -> Opinions:
     return Opinions(images, table, corrected, free)
 
 
+def _who_say_one_thing(points: pd.DataFrame) -> list[str]:
+    """Raters with one rating for everything, where others tell photographs apart."""
+    by = points.groupby("rater")["value"].agg(["size", "nunique"])
+    alike = by.index[(by["nunique"] == 1) & (by["size"] >= FEWEST_TO_JUDGE)]
+    return [] if len(alike) == len(by) else sorted(alike)
+
+
 def _fit(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series, float]:
     i_K, raters = pd.factorize(points["rater"], sort=True)
     j_K, images = pd.factorize(points["image"], sort=True)
     u_K = points["value"].to_numpy(float)
     variance_I = np.ones(len(raters))
+    # Nobody is surer than the steps of the scale allow: who repeats a 4 may mean anything from 3.5 to 4.5.
+    step = np.diff(np.unique(u_K)).min(initial=COARSEST)
+    least = min(step, COARSEST) ** 2 / 12
     for _ in range(ROUNDS):
         quality_J, bias_I, of_quality_J, of_fit_K = _least_squares(u_K, i_K, j_K, 1 / variance_I)
         squares_K = (u_K - quality_J[j_K] - bias_I[i_K]) ** 2
@@ -84,9 +96,10 @@ def _fit(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series, f
         if free < 0.5:
             variance_I = np.full(len(raters), np.nan)  # one rating of each photograph says nothing of its noise
             break
-        pooled = max(squares_K.sum() / free, 1e-6)
+        pooled = max(squares_K.sum() / free, least)
         sums_I, frees_I = np.bincount(i_K, squares_K), np.bincount(i_K, free_K)
-        before, variance_I = variance_I, np.maximum((sums_I + PRIOR * pooled) / (frees_I + PRIOR), pooled / 20)
+        before, shrunk_I = variance_I, (sums_I + PRIOR * pooled) / (frees_I + PRIOR)
+        variance_I = np.maximum(shrunk_I, max(pooled / 20, least))
         if np.allclose(before, variance_I, rtol=1e-6):
             break
     known_I = np.nan_to_num(variance_I, nan=1.0)
@@ -146,7 +159,7 @@ def from_pairs(table: pd.DataFrame, mean: float = 50.0, deviation: float = 20.0)
     codes, images = pd.factorize(np.concatenate([pairs["image"], pairs["other"]]), sort=True)
     left_K, right_K = codes.reshape(2, -1)
     theta_J, covariance_JJ = bradley_terry(left_K, right_K, pairs["value"].to_numpy(float), len(images))
-    unit = deviation / max(theta_J.std(), 1e-9)
+    unit = deviation / max(theta_J.std(), LEAST_SPREAD)
     score_J, se_J = mean + unit * (theta_J - theta_J.mean()), unit * np.sqrt(np.diag(covariance_JJ))
     reach = stats.norm.ppf(1 - metrics.ALPHA / 2) * se_J
     columns = {"image": images, "score": score_J, "low": score_J - reach, "high": score_J + reach, "se": se_J}

@@ -64,10 +64,12 @@ class Study:
         self._looking = threading.Lock()
 
     @classmethod
-    def of_table(cls, photographs: str | Path, table: str | Path = "") -> Study:
+    def of_table(
+        cls, photographs: str | Path, table: str | Path = "", ends: tuple[float, float] | None = None
+    ) -> Study:
         """With the ratings of another tool (`records.read_table`); where none is named, with the folder's own."""
         folder = paths.named(photographs).absolute()
-        return cls(folder, table=read_table(paths.named(table), folder) if table else None)
+        return cls(folder, table=read_table(paths.named(table), folder, ends) if table else None)
 
     @classmethod
     def stand_in(cls, settings: DataSettings, most: int = 120) -> Study:
@@ -121,6 +123,8 @@ class Study:
         images = images[images["image"].isin(seen.names)]
         if len(images) < learn.FEWEST:
             raise DataError(f"{len(images)} photographs are rated; a model can learn from {learn.FEWEST} on.")
+        if np.ptp(images["score"]) < 1e-6:
+            raise DataError(f"All {len(images)} photographs are rated alike: there is nothing to learn from that.")
         place = {name: row for row, name in enumerate(seen.names)}
         if self._references:
             groups = images["image"].map(self._references).to_numpy()
@@ -151,10 +155,14 @@ class Study:
             raise
 
     def size(self, name: str) -> list[int]:
-        """Width and height of a photograph, upright."""
-        with quiet_pillow(), open_image(self.files[name]) as file:
-            turned = file.format != "TIFF" and file.getexif().get(0x0112, 1) >= 5
-            return list(file.size[:: -1 if turned else 1])
+        """Width and height of a photograph, upright; raises as `picture`."""
+        try:
+            with quiet_pillow(), open_image(self.files[name]) as file:
+                turned = file.format != "TIFF" and file.getexif().get(0x0112, 1) >= 5
+                return list(file.size[:: -1 if turned else 1])
+        except OSError as error:  # its picture was read ahead, and then it went
+            self.faults[name] = "cannot be read any more"
+            raise ImageError(name, self.faults[name]) from error
 
     def detail(self, name: str, x: float, y: float) -> bytes:
         """JPEG of the part around this place (0–1), pixel by pixel."""
@@ -225,6 +233,11 @@ class Session:
         return [line for line in self.standing.given if line["kind"] == self.kind]
 
     @property
+    def photographs(self) -> int:
+        """How many different ones were rated."""
+        return len({name for line in self.given for name in (line["image"], line["other"]) if name})
+
+    @property
     def planned(self) -> int:
         """Ratings in all, repeats included."""
         number = len(self.study.files) - len(self.study.faults)
@@ -248,8 +261,8 @@ class Session:
     def rate(self, item: Item, value: float, seconds: float = 0.0, zoom: float = 1.0) -> bool:
         """Write it down. False where this was rated already, here or in another window: what is there stands."""
         low, high = SCALES[self.kind]
-        if not low <= value <= high:
-            raise DataError(f"A rating is from {low} to {high}; got {value}.")
+        if not low <= value <= high or (self.kind == "acr" and value % 1):
+            raise DataError(f"A rating is {'a whole number ' * (self.kind == 'acr')}from {low} to {high}; got {value}.")
         return self._added(self._line(item, value, seconds, zoom), item.after)
 
     def undo(self) -> bool:
@@ -264,8 +277,8 @@ class Session:
         return added
 
     def _line(self, item: Item, value: float, seconds: float, zoom: float) -> dict:
-        other = {"other": item.images[1]} if len(item.images) > 1 else {}
-        shown = {"rater": self.rater, "kind": self.kind, "image": item.images[0], **other, "value": value}
+        other = item.images[1] if len(item.images) > 1 else None
+        shown = {"rater": self.rater, "kind": self.kind, "image": item.images[0], "other": other, "value": value}
         how = {"seconds": round(seconds, 2), "zoom": round(zoom, 3), "repeat": item.repeat, "chosen": item.chosen}
         return {**shown, **how, "time": _now()}
 
@@ -275,7 +288,7 @@ class Session:
         usable = [name for name in self.order if name not in self.study.faults]
         if standing.again and standing.again[-1]["kind"] == self.kind:
             line = standing.again[-1]
-            images = tuple(name for name in (line["image"], line.get("other")) if name)
+            images = tuple(name for name in (line["image"], line["other"]) if name)
             if set(images) <= set(usable):
                 return Item(images, line["repeat"], line["chosen"], standing.lines)
         given = [line for line in standing.given if line["kind"] == self.kind]
@@ -321,7 +334,7 @@ class Session:
 
 def _to_repeat(given: list[dict], usable: set[str], rng: np.random.Generator) -> tuple[str, ...] | None:
     """What was rated some time ago, once; the sides of a pair exchanged."""
-    shown = [tuple(name for name in (line["image"], line.get("other")) if name) for line in given]
+    shown = [tuple(name for name in (line["image"], line["other"]) if name) for line in given]
     twice = {frozenset(images) for images, line in zip(shown, given, strict=True) if line["repeat"]}
     old = [images for images in shown[:-GAP] if frozenset(images) not in twice and set(images) <= usable]
     return old[rng.integers(len(old))][::-1] if old else None

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from iqa_lib import paths
+from iqa_lib.errors import DataError
 from iqa_lib.models.backbones import DEFAULT
 from iqa_lib.models.export import export_model
 from iqa_lib.models.smart_iqa import SmartIQA
@@ -26,6 +27,7 @@ from iqa_lib.study import figures
 
 # Beside the photographs
 LABELS = "ratings.csv"  # what `finetune` reads
+COLUMNS = ["image", "score", "low", "high", "ratings"]  # of it
 MODEL = f"{FOLDER}/model"
 
 
@@ -62,9 +64,13 @@ def report(study: Study) -> Report:
     found = learn.agreement(*lessons)
     curve = learn.curve(*lessons, ceiling)
     more = curve.gain(found.rated, 2 * found.rated)
-    ratings = study.ratings
+    ratings, pairs = study.ratings, study.ratings["kind"] == "pair"
+    used = ratings if pairs.all() else ratings[~pairs]
+    beside = f" ({len(ratings) - len(used)} comparisons are not used beside them)" * (len(used) < len(ratings))
+    gone = used.loc[~used["image"].isin(study.files), "image"].nunique()
+    beside += f"; {gone} more are not in the folder any more" * (gone > 0)
     lines = [
-        f"{len(ratings)} ratings by {ratings['rater'].nunique()} of {found.rated} photographs.",
+        f"{len(used)} ratings by {used['rater'].nunique()} of {found.rated} photographs{beside}.",
         f"{str(found)[0].upper()}{str(found)[1:]}.",
         f"{found.rated} more photographs rated bring about {learn.change(more)}.",
     ]
@@ -82,7 +88,10 @@ def report(study: Study) -> Report:
         lines += [f"The ratings themselves: {'; '.join(said)}."] if said else []
         of_raters = scores.opinions(points).raters
         left_out = of_raters.loc[of_raters["left out"].eq(True), "rater"]
-        lines += [f"Left out, for they do not agree with the others: {', '.join(left_out)}."] if len(left_out) else []
+        why = "for they do not agree with the others, or rate everything alike"
+        lines += [f"Left out, {why}: {', '.join(left_out)}."] if len(left_out) else []
+    if found.default.high < 0:
+        lines.append("The default model agrees the wrong way round: is the scale upside down? Say `ends`, worst first.")
     return Report(lessons, found, curve, lines)
 
 
@@ -103,12 +112,18 @@ def save(study: Study, report: Report) -> Path:
     """``ratings/model``: for `score --model`, `from_pretrained` and, as ONNX, other engines; with intervals and a card.
 
     And `LABELS` beside the photographs.
+
+    Raises:
+        DataError: a file of that name is there that was not made here.
     """
-    folder = study.folder / MODEL
+    folder, labels = study.folder / MODEL, study.folder / LABELS
+    if labels.is_file() and labels.read_text(encoding="utf-8-sig", errors="replace").splitlines()[:1] != [
+        ",".join(COLUMNS)
+    ]:
+        raise DataError(f"{labels} is there already and was not made here: rename it, or move it elsewhere.")
     images, _ = study.images()
-    columns = ["image", "score", "low", "high", "ratings"]
-    table = images[columns].assign(**{name: images[name].clip(0, 100).round(3) for name in columns[1:4]})
-    paths.write_atomically(study.folder / LABELS, to_csv(table))
+    table = images[COLUMNS].assign(**{name: images[name].clip(0, 100).round(3) for name in COLUMNS[1:4]})
+    paths.write_atomically(labels, to_csv(table))
     model, settings = tuned(report.lessons), study.scorer.settings
     with paths.writing_to(folder):
         model.save_pretrained(folder)
@@ -120,9 +135,9 @@ def save(study: Study, report: Report) -> Path:
     card += [f"| {row[0]:.0f} | {row[1]:.3f} | {row[2]:.3f} | {row[3]:.3f} |" for row in report.table().to_numpy()]
     card += [
         "",
-        "SRCC on photographs outside of those learnt from; 0 ratings: the default model. Scores are 0–100, from the "
-        "worst to the best of the raters' scale. It judges photographs like these, as these raters do; of others it "
-        "knows what the default model knows.",
+        "SRCC on photographs outside of those learnt from; 0 ratings: the default model. Scores go from 0 to 100, the "
+        "worst and the best of the raters' scale, and for photographs beyond those rated a little further. It judges "
+        "photographs like these, as these raters do; of others it knows what the default model knows.",
         "",
         f"Made by: `{passport(scorer)}`",
         "",

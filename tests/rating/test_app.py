@@ -6,8 +6,10 @@ import sys
 import pytest
 from ratings_by import photographs
 
+from iqa_lib import paths
+from iqa_lib.errors import DataError
 from iqa_lib.rating import learn
-from iqa_lib.rating.app import DONE, RatingApp
+from iqa_lib.rating.app import DONE, NONE, RatingApp
 from iqa_lib.rating.records import load
 
 
@@ -98,3 +100,59 @@ def test_make_rate_says_what_is_wrong_with_a_folder(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "is no folder: name the one that holds your photographs" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "page.ipynb").exists()
+
+
+def test_a_photograph_that_goes_while_it_is_next_is_skipped(folder):
+    app = RatingApp(folder, "Ann")
+    app.wait()
+    app._reader.submit(lambda: None).result()  # the next one has been read ahead
+    gone = app.session.item_after(app.item).images[0]
+    (folder / gone).unlink()
+    press(app, 3)
+    press(app, 4)
+    assert len(load(folder)) == 2 and gone in app.status.value and "Errno" not in app.status.value
+    assert gone not in set(load(folder)["image"])
+
+
+def test_a_page_that_is_behind_is_told_what_to_show(folder, monkeypatch):
+    app, told = RatingApp(folder, "Ann"), []
+    monkeypatch.setattr(app.photographs, "send_state", lambda *_: told.append(app.photographs.view["token"]))
+    press(app, 3, token="Ann acr 99")
+    assert load(folder).empty and told == [app.photographs.view["token"]]
+    app.wait()
+
+
+def test_it_learns_from_photographs_not_from_repeats(folder, monkeypatch):
+    """Ten ratings are nine photographs and a repeat."""
+    monkeypatch.setattr("iqa_lib.rating.app.REFIT_AFTER", 10)
+    monkeypatch.setattr(learn, "FEWEST", 10)
+    app = RatingApp(folder, "Ann")
+    app.wait()
+    for number in range(10):
+        press(app, 1 + number % 5)
+    app.wait()
+    assert not app.learnt.value and not app.result.value
+    press(app, 2)
+    app.wait()
+    assert "Learnt: at 10" in app.learnt.value
+
+
+def test_where_nothing_can_be_read_nobody_is_thanked(tmp_path, monkeypatch):
+    monkeypatch.setattr("iqa_lib.paths.DATA", tmp_path / "data")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/broken.jpg").write_bytes(b"no picture")
+    app = RatingApp(tmp_path / "photos", "Ann")
+    assert NONE in app.photographs.view["said"] and DONE not in app.photographs.view["said"]
+    app.wait()
+
+
+def test_a_kind_that_is_none_is_refused_in_words(folder):
+    with pytest.raises(DataError, match="One rates by acr, slider, pair; got 'stars'"):
+        RatingApp(folder, "Ann", "stars")
+
+
+def test_a_folder_of_any_name_is_handed_over_by_make(tmp_path):
+    folder = tmp_path / "Ann's “best” $HOME photos"
+    command = ["make", "-n", "rate", f"FOLDER={str(folder).replace('$', '$$')}"]
+    told = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
+    assert told.returncode == 0 and '"$FOLDER"' in told.stdout, told.stderr

@@ -212,6 +212,36 @@ def test_too_few_ratings_are_said(folder, monkeypatch, tmp_path):
         study.lessons()
 
 
+def test_ratings_all_alike_teach_nothing_and_it_says_so(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("iqa_lib.paths.DATA", folder.parent / "data")
+    monkeypatch.setattr(learn, "FEWEST", 3)
+    study = Study(photographs(tmp_path / "p", 4))
+    session = Session(study, "Ann")
+    while item := session.item():
+        session.rate(item, 3)
+    with pytest.raises(DataError, match="All 4 photographs are rated alike"):
+        study.lessons()
+
+
+def test_points_of_five_are_whole(folder, tmp_path):
+    session = Session(Study(photographs(tmp_path / "p", 1)), "Ann")
+    with pytest.raises(DataError, match="a whole number from 1 to 5"):
+        session.rate(session.item(), 2.7)
+
+
+@pytest.mark.slow
+def test_a_file_of_ones_own_is_not_written_over(rated, tmp_path):
+    labels = rated.folder / take_along.LABELS
+    kept = labels.read_bytes() if labels.exists() else None
+    labels.write_text("rater,image,rating,comment\nAnn,a.jpg,5,lovely\n")
+    with pytest.raises(DataError, match="is there already and was not made here"):
+        take_along.save(rated, take_along.report(rated))
+    assert "lovely" in labels.read_text()
+    labels.unlink()
+    if kept is not None:
+        labels.write_bytes(kept)
+
+
 @pytest.mark.slow
 def test_the_model_goes_along_in_one_folder(rated, monkeypatch, capsys):
     from iqa_lib.models.export import OnnxScorer

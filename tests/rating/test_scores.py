@@ -151,3 +151,31 @@ def test_two_kinds_of_rating_come_to_one_scale():
 def test_without_ratings_it_says_what_to_do():
     with pytest.raises(DataError, match="rate some photographs first"):
         scores.opinions(pd.DataFrame(columns=["rater", "image", "value"]))
+
+
+def table_of(*ratings):
+    return pd.DataFrame(ratings, columns=["rater", "image", "value"])
+
+
+@pytest.mark.parametrize("raters", [1, 4])
+def test_nobody_is_surer_than_the_steps_of_the_scale(raters):
+    """Raters who agree with one another, and with themselves, to the point."""
+    ratings = [(f"r{r}", f"{j}", 25.0 * (j % 5)) for r in range(raters) for j in range(30)]
+    ratings += [("r0", f"{j}", 25.0 * (j % 5)) for j in range(5)]
+    images = scores.opinions(table_of(*ratings)).images
+    assert (images["se"] > 0.9 * 25 / np.sqrt(12) / np.sqrt(raters + 1)).all()
+
+
+def test_who_rates_everything_alike_is_left_out_where_others_tell_photographs_apart():
+    honest = [("r", f"{j}", 25.0 * (j % 5)) for j in range(30)]
+    alike = [(name, f"{j}", 50.0) for name in ("c1", "c2") for j in range(30)]
+    found = scores.opinions(table_of(*honest, *alike))
+    assert found.raters.set_index("rater")["left out"].to_dict() == {"c1": True, "c2": True, "r": False}
+    assert found.images["score"].max() == 100 and found.images["score"].min() == 0
+    assert not scores.opinions(table_of(*alike)).raters["left out"].any(), "somebody must remain"
+
+
+def test_draws_alone_leave_all_equal_with_intervals_on_the_scale():
+    draws = pd.DataFrame({"kind": "pair", "image": list("abc"), "other": list("bca"), "value": 0.5})
+    images = scores.from_pairs(draws)
+    assert np.ptp(images["score"]) < 1e-6 and images["se"].between(1, 1000).all()

@@ -24,6 +24,11 @@ def read_json_list(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: not readable as JSON: {error}.") from error
     if isinstance(rows, list) and any(isinstance(row, dict) and "annotations" in row for row in rows):
         rows = [row for task in rows for row in _annotations(task)]
+        questions = sorted({row.pop("question") for row in rows})
+        if len(questions) > 1:
+            raise DataError(
+                f"{path}: its annotations answer several questions ({', '.join(questions)}). Export those of one."
+            )
     if isinstance(rows, dict) and all(map(is_image, rows)):
         rows = [{"image": image, "score": score} for image, score in rows.items()]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -38,13 +43,16 @@ def _annotations(task: dict) -> list[dict]:
     image = next(filter(is_image, texts), texts[0] if texts else "")
     rows = []
     for annotation in task["annotations"]:
+        if annotation.get("was_cancelled"):  # the rater skipped it
+            continue
         by = annotation.get("completed_by", "")
         by = by.get("email") or by.get("id") if isinstance(by, dict) else by
         for result in annotation.get("result", []):
             for kind, value in result.get("value", {}).items():
                 if kind in ("rating", "number", "choices"):
                     value = value[0] if isinstance(value, list) else value
-                    rows.append({"image": image, "score": value, "rater": str(by)})
+                    question = str(result.get("from_name", ""))
+                    rows.append({"image": image, "score": value, "rater": str(by), "question": question})
     return rows
 
 

@@ -40,7 +40,7 @@ ALIASES = {
     "participantid annotator annotatorid username taskrunuserid completedby",
 }
 KNOWN = {name: ours for ours, names in ALIASES.items() for name in names.split()}
-ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')})\d+")
+ONE_RATERS = re.compile(rf"({ALIASES['rater'].replace(' ', '|')}|[rsp])\d+")
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_WORDS |= {"test": "test", "testing": "test"}
 OWN_SUFFIXES = (".csv", ".tsv", ".json", ".xlsx", ".txt")
