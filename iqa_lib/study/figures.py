@@ -143,14 +143,17 @@ def rating_curve(table: pd.DataFrame, forecast: pd.DataFrame, ceiling: float, ax
         forecast["ratings"], forecast["95 % low"], forecast["95 % high"], color=COLOURS[0], alpha=0.15, lw=0
     )
     ax.plot(forecast["ratings"], forecast["SRCC"], color=COLOURS[0], ls=":", label="power law")
-    reach = [learnt["SRCC"] - learnt["95 % low"], learnt["95 % high"] - learnt["SRCC"]]
-    style = {"fmt": "o", "ms": 4, "capsize": 2, "color": COLOURS[0], "label": "learnt, tested on others"}
-    ax.errorbar(learnt["ratings"], learnt["SRCC"], np.clip(reach, 0, None), **style)
+    interval_dots(ax, learnt, learnt["ratings"], ms=4, capsize=2, label="learnt, tested on others")
     ax.axhline(default["SRCC"], color=COLOURS[7], ls="--", label="default model")
     if ceiling < 1:
         ax.axhline(ceiling, color=COLOURS[3], lw=1, label="ceiling of these ratings")
-    ax.set(xscale="log", xlabel="rated photographs", ylabel="SRCC")
-    ax.legend(frameon=False, fontsize=8)
+    first, last = learnt["ratings"].iloc[0], forecast["ratings"].iloc[-1]
+    ax.set(xscale="log", xlabel="rated photographs", ylabel="SRCC", xlim=(first * 0.9, last * 1.1))
+    known = np.outer(10.0 ** np.arange(5), [1, 2, 5]).ravel()
+    ax.set_xticks(known[(known >= first) & (known <= last)])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return ax
 
 
