@@ -73,7 +73,7 @@ class Study:
 
     @classmethod
     def stand_in(cls, settings: DataSettings, most: int = 120) -> Study:
-        """A dataset's test images and scores in place of a folder and a rater: to see what comes out, and to measure it."""
+        """A dataset's test images and scores in place of a folder and a rater, to see what comes out."""
         of = (settings.dataset, settings.score_range, settings.data_folder, settings.split_seed)
         known = catalog.load_table(*of).query("split == 'test'")  # the default model may have learnt from the others
         known = known.sample(min(most, len(known)), random_state=0).sort_index()
