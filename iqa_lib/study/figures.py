@@ -301,9 +301,10 @@ def bars_of_variants(table: pd.DataFrame, runs: Mapping[str, Sequence] | None = 
         ax.plot(values, np.full(len(values), y - 0.22), "|", ms=6, color=COLOURS[3], label=one)
     if "paper: SRCC" in table and table["paper: SRCC"].notna().any():
         ax.plot(table["paper: SRCC"], place + 0.22, **PAPER)
-    ax.set_yticks(place, [textwrap.fill(v, 28) for v in table["variant"]])
+    ax.set_yticks(place, [textwrap.fill(v.replace(" = ", "\u00a0=\u00a0"), 22) for v in table["variant"]])
     ax.set(xlabel=f"test SRCC, n = {table['n'].iloc[0]}", ylim=(-0.6, len(table) - 0.4))
-    return _one_column(ax)
+    ax.margins(x=0.08)
+    return _one_column(ax, loc="lower right", bbox_to_anchor=(1, 1))  # above the names, not beside the axes
 
 
 def sizes_curve(table: pd.DataFrame, runs: object = None, ax: Axes | None = None) -> Axes:
