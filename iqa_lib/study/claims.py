@@ -150,6 +150,7 @@ def may_differ(settings: Profile, experiment: str, claim: str, size: float | Non
         "; ".join(f"{ours} for {theirs}" for theirs, ours in sizes.items()): experiment == "model_sizes"
         and stands_in(base),
         "of a frozen backbone only the head's rate changes": experiment == "learning_rate" and settings.freeze_backbone,
+        "of a frozen backbone only the head learns by the loss": experiment == "loss" and settings.freeze_backbone,
         "three images there, all test images here": experiment == "attention",
         f"the paper's own SRCC moves by {PAPERS_RERUN} from one training to the next": bool(size)
         and experiment != "attention"
