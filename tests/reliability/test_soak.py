@@ -22,7 +22,7 @@ from iqa_lib.models.smart_iqa import SmartIQA
 from iqa_lib.profile import load_profile
 
 SECONDS = float(os.environ.get("IQA_SOAK_SECONDS", "25"))
-ACTIONS = 300
+ACTIONS = 500
 
 
 def slope(memory_MB, per):

@@ -288,14 +288,14 @@ def quarters(image):
 @pytest.mark.slow
 @pytest.mark.parametrize("look", [maps.quality_map, maps.occlusion], ids=["quality map", "occlusion"])
 def test_the_worst_quarter_of_a_map_is_the_one_with_the_fault(trained, look, record_property):
-    """In at least 12 of 15 images; a map that knows nothing finds 3 or 4."""
+    """In at least 20 of 25 images; a map that knows nothing finds 6 or 7."""
     found = 0
-    for number in range(15):
+    for number in range(25):
         image, quarter = faulty_in_one_quarter(number)
         seen = look(*trained, image)
         found += quarter == np.argmin([seen[part].mean() for part in quarters(image)])
-    record_property("images found of 15", int(found))
-    assert found >= 12, f"{found} of 15"
+    record_property("images found of 25", int(found))
+    assert found >= 20, f"{found} of 25"
 
 
 def test_the_quality_map_serves_a_backbone_of_fixed_size_as_well(smoke):
