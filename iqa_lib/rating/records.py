@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from iqa_lib import paths
-from iqa_lib.data.readers.own import read_own
+from iqa_lib.data.readers.own import plain_name, read_own
 from iqa_lib.data.readers.tables import numbers
 from iqa_lib.errors import DataError, WorkbookError
 from iqa_lib.scoring.found import find_images
@@ -189,7 +189,7 @@ def read_table(path: Path, photographs: Path, ends: tuple[float, float] | None =
             f"'rater'. Add one with the person's name; means need no such page: python -m iqa_lib finetune {path}"
         )
     for column in table:
-        if re.sub(r"[\W_]+", "", column.casefold()) in ASKED and len(kinds := table[column].unique()) > 1:
+        if plain_name(column) in ASKED and len(kinds := table[column].unique()) > 1:
             raise DataError(
                 f"{path}: its column '{column}' says that different things were rated ({', '.join(map(str, kinds))}). "
                 f"Keep the rows of one."
@@ -260,7 +260,7 @@ def _matched(names: list[str], photographs: Path) -> list[str | None]:
 
     Then without regard to capitals, without what Label Studio puts in front, without endings.
     """
-    known = list(photographs_in(photographs))
+    known = photographs_in(photographs)
     kinds = [lambda name: name, str.casefold, lambda name: re.sub(r"\.\w+$", "", name.casefold())]
     by_end: list[dict[str, str | None]] = [{} for _ in kinds]
     for (kind, places), name in itertools.product(zip(kinds, by_end, strict=True), known):

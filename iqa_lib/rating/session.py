@@ -235,7 +235,7 @@ class Session:
     @property
     def photographs(self) -> int:
         """How many different ones were rated."""
-        return len({name for line in self.given for name in (line["image"], line["other"]) if name})
+        return len({name for line in self.given for name in _images(line)})
 
     @property
     def planned(self) -> int:
@@ -288,7 +288,7 @@ class Session:
         usable = [name for name in self.order if name not in self.study.faults]
         if standing.again and standing.again[-1]["kind"] == self.kind:
             line = standing.again[-1]
-            images = tuple(name for name in (line["image"], line["other"]) if name)
+            images = _images(line)
             if set(images) <= set(usable):
                 return Item(images, line["repeat"], line["chosen"], standing.lines)
         given = [line for line in standing.given if line["kind"] == self.kind]
@@ -332,9 +332,14 @@ class Session:
         return tuple(rng.permutation([one, other]).tolist()), chosen
 
 
+def _images(line: dict) -> tuple[str, ...]:
+    """The photograph that was rated, or the two that were compared."""
+    return tuple(name for name in (line["image"], line["other"]) if name)
+
+
 def _to_repeat(given: list[dict], usable: set[str], rng: np.random.Generator) -> tuple[str, ...] | None:
     """What was rated some time ago, once; the sides of a pair exchanged."""
-    shown = [tuple(name for name in (line["image"], line["other"]) if name) for line in given]
+    shown = [_images(line) for line in given]
     twice = {frozenset(images) for images, line in zip(shown, given, strict=True) if line["repeat"]}
     old = [images for images in shown[:-GAP] if frozenset(images) not in twice and set(images) <= usable]
     return old[rng.integers(len(old))][::-1] if old else None

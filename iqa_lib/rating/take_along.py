@@ -64,7 +64,8 @@ def report(study: Study) -> Report:
     found = learn.agreement(*lessons)
     curve = learn.curve(*lessons, ceiling)
     more = curve.gain(found.rated, 2 * found.rated)
-    ratings, pairs = study.ratings, study.ratings["kind"] == "pair"
+    ratings = study.ratings
+    pairs = ratings["kind"] == "pair"
     used = ratings if pairs.all() else ratings[~pairs]
     beside = f" ({len(ratings) - len(used)} comparisons are not used beside them)" * (len(used) < len(ratings))
     gone = used.loc[~used["image"].isin(study.files), "image"].nunique()
@@ -117,9 +118,7 @@ def save(study: Study, report: Report) -> Path:
         DataError: a file of that name is there that was not made here.
     """
     folder, labels = study.folder / MODEL, study.folder / LABELS
-    if labels.is_file() and labels.read_text(encoding="utf-8-sig", errors="replace").splitlines()[:1] != [
-        ",".join(COLUMNS)
-    ]:
+    if labels.is_file() and not _made_here(labels):
         raise DataError(f"{labels} is there already and was not made here: rename it, or move it elsewhere.")
     images, _ = study.images()
     table = images[COLUMNS].assign(**{name: images[name].clip(0, 100).round(3) for name in COLUMNS[1:4]})
@@ -148,6 +147,11 @@ def save(study: Study, report: Report) -> Path:
     paths.write_atomically(folder / "README.md", "\n".join(card))
     export_model(model, folder / "model.onnx", settings.resolution, settings.crop_size)  # last, for it takes longest
     return folder
+
+
+def _made_here(labels: Path) -> bool:
+    header, _, _ = labels.read_text(encoding="utf-8-sig", errors="replace").partition("\n")
+    return header.rstrip("\r") == ",".join(COLUMNS)
 
 
 def of_ratings(known: certainty.Certainty, lessons: Lessons) -> certainty.Certainty:

@@ -212,7 +212,7 @@ def protocols(settings: Profile, watching: list[Run], all_seeds: list[Run], imag
     gain = srcc.std() * stats.norm.expect(lambda x: BEST_OF * x * stats.norm.cdf(x) ** (BEST_OF - 1))
     low, high = gain * np.sqrt(df / stats.chi2.isf([metrics.ALPHA / 2, 1 - metrics.ALPHA / 2], df))
     table.loc[len(table)] = [f"best of {BEST_OF} trainings", table["n"][0], srcc.mean() + gain, gain, low, high]
-    table.insert(len(table.columns), "runs", [*[len(watching)] * (len(table) - 1), len(srcc)])
+    table["runs"] = [len(watching)] * (len(table) - 1) + [len(srcc)]
     return table.round(4)
 
 

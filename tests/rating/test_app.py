@@ -25,6 +25,15 @@ def press(app, value, token=None):
     return seen
 
 
+def learning_from(fewest, folder, monkeypatch):
+    """The page, looked at by the model, which learns after ten photographs."""
+    monkeypatch.setattr("iqa_lib.rating.app.REFIT_AFTER", 10)
+    monkeypatch.setattr(learn, "FEWEST", fewest)
+    app = RatingApp(folder, "Ann")
+    app.wait()
+    return app
+
+
 def test_a_press_is_on_disk_before_the_next_photograph_is_shown(folder):
     app = RatingApp(folder, "Ann")
     first = app.photographs.photo
@@ -60,10 +69,7 @@ def test_another_window_is_noticed(folder):
 
 
 def test_it_learns_in_the_background_and_says_how_far_it_agrees(folder, monkeypatch):
-    monkeypatch.setattr("iqa_lib.rating.app.REFIT_AFTER", 10)
-    monkeypatch.setattr(learn, "FEWEST", 9)
-    app = RatingApp(folder, "Ann")
-    app.wait()
+    app = learning_from(9, folder, monkeypatch)
     while app.item:
         press(app, 1 + int(app.item.images[0][:3]) % 5)
     app.wait()
@@ -124,10 +130,7 @@ def test_a_page_that_is_behind_is_told_what_to_show(folder, monkeypatch):
 
 def test_it_learns_from_photographs_not_from_repeats(folder, monkeypatch):
     """Ten ratings are nine photographs and a repeat."""
-    monkeypatch.setattr("iqa_lib.rating.app.REFIT_AFTER", 10)
-    monkeypatch.setattr(learn, "FEWEST", 10)
-    app = RatingApp(folder, "Ann")
-    app.wait()
+    app = learning_from(10, folder, monkeypatch)
     for number in range(10):
         press(app, 1 + number % 5)
     app.wait()

@@ -114,12 +114,13 @@ def _header(cells: pd.DataFrame) -> int | None:
     for number, row in enumerate(cells.head(20).itertuples(index=False)):
         if any(map(is_image, row)):
             return None if number == 0 else 0
-        if sum(cell != "" for cell in row) > 1 and "image" in (KNOWN.get(_plain(cell)) for cell in row):
+        if sum(cell != "" for cell in row) > 1 and "image" in (KNOWN.get(plain_name(cell)) for cell in row):
             return number
     return None if len(cells) and any(map(NUMBER.fullmatch, cells.iloc[0])) else 0
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Of a column: letters and digits alone, small."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -139,7 +140,7 @@ def _content(column: pd.Series) -> str:
 def _named(table: pd.DataFrame, path: Path, remarks: list[str], scored: bool) -> pd.DataFrame:
     """The columns under our names, found by theirs and then by content; those without any name by content alone."""
     names = list(table)
-    plain = [_plain(name) for name in names]
+    plain = [plain_name(name) for name in names]
     holds = [_content(table.iloc[:, c]) for c in range(len(names))]
     unknown = [c for c, name in enumerate(names) if plain[c] not in KNOWN and not name.startswith("Unnamed: ")]
 
